@@ -1,0 +1,8 @@
+//! The Phantom network as pure state machines (PROTOCOL.md is the specification).
+//!
+//! No sockets, clocks or threads: time, randomness and input are arguments, output is returned. The daemon adds the
+//! world, the simulator adds a virtual one.
+
+pub mod limits;
+pub mod time;
+pub mod wire;

@@ -1,0 +1,3 @@
+//! The wire format: the only place that indexes bytes of a peer.
+
+pub mod cell;
