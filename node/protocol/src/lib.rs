@@ -3,6 +3,7 @@
 //! No sockets, clocks or threads: time, randomness and input are arguments, output is returned. The daemon adds the
 //! world, the simulator adds a virtual one.
 
+pub mod identity;
 pub mod limits;
 pub mod time;
 pub mod wire;

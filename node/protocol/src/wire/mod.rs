@@ -1,3 +1,5 @@
 //! The wire format: the only place that indexes bytes of a peer.
 
 pub mod cell;
+pub mod contact;
+pub mod reader;
