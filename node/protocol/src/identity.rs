@@ -2,7 +2,19 @@
 
 /// Names a node: the hash of its public key and work nonce.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct NodeId(pub [u8; 32]);
+pub struct NodeId([u8; 32]);
+
+impl NodeId {
+    /// From the wire.
+    pub const fn from_bytes(bytes: [u8; 32]) -> NodeId {
+        NodeId(bytes)
+    }
+
+    /// For the wire.
+    pub const fn as_bytes(&self) -> &[u8; 32] {
+        &self.0
+    }
+}
 
 impl std::fmt::Debug for NodeId {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {

@@ -5,5 +5,6 @@
 
 pub mod identity;
 pub mod limits;
+pub mod network;
 pub mod time;
 pub mod wire;

@@ -68,6 +68,32 @@ pub const NODE_RECORD_RENEW: Duration = Duration::from_secs(300);
 pub const NODES_KNOWN: usize = 10_000;
 /// AP entries that the exchange keeps.
 pub const AP_ENTRIES_KNOWN: usize = 20_000;
+/// Nodes known of one /16 (IPv4) or /32 (IPv6).
+pub const NODES_PER_SUBNET: usize = 64;
+/// Longest record of the network database, in bytes.
+pub const RECORD: usize = 4_608;
+/// Longest message with records, in bytes.
+pub const RECORDS_MESSAGE: usize = 32_768;
+/// How far the clock of an honest node may be ahead.
+pub const CLOCK_SKEW_SECS: u64 = 300;
+/// An AP entry belongs to one epoch of this length, counted from 1970, UTC.
+pub const AP_EPOCH_SECS: u64 = 24 * 3600;
+/// Entry nodes of an AP entry.
+pub const ENTRIES_PER_AP: usize = 6;
+/// Partners that a node asks to exchange records.
+pub const PARTNERS_ASKED: usize = 3;
+/// Partners that a node has at most, of its own asking and of others'.
+pub const PARTNERS: usize = 1_024;
+/// A node that lacks partners asks another one this often.
+pub const PARTNER_PAUSE: Duration = Duration::from_secs(30);
+/// News about one record go to partners at most this often.
+pub const FORWARD_PAUSE: Duration = Duration::from_secs(5);
+/// Bytes of records that a partner is sent per second.
+pub const RECORD_BYTES_PER_SECOND: u32 = 1 << 20;
+/// Signatures that are checked for one partner: at once, and per second.
+pub const CHECKS_PER_PARTNER: (u32, u32) = (30_000, 200);
+/// AP entries that are taken from terminals' paths: at once, and per second.
+pub const PUBLISHED_AT_TERMINALS: (u32, u32) = (200, 20);
 
 /// Largest datagram that a tunnel carries for a session.
 pub const DATAGRAM: usize = 1_312;

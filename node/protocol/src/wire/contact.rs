@@ -48,7 +48,7 @@ impl Contact {
 
     /// Appends the [`Contact::ENCODED`] bytes.
     pub fn encode(&self, out: &mut Writer) {
-        out.bytes(&self.id.0);
+        out.bytes(self.id.as_bytes());
         encode_address(self.address, out);
         self.tls_keys.encode(out);
     }
@@ -62,7 +62,7 @@ impl Contact {
 
     /// Reads the next [`Contact::ENCODED`] bytes.
     pub fn decode(reader: &mut Reader<'_>) -> Result<Contact, Malformed> {
-        let id = NodeId(reader.array()?);
+        let id = NodeId::from_bytes(reader.array()?);
         let address = decode_address(reader)?;
         let tls_keys = TlsKeys::decode(reader)?;
         if address.is_some() == tls_keys.is_empty() {
@@ -207,7 +207,7 @@ pub(crate) mod tests {
                 .prop_filter("different", |[a, b]| a != b)
                 .prop_map(|[a, b]| TlsKeys::two(a, b)),
         ];
-        let id = any::<[u8; 32]>().prop_map(NodeId);
+        let id = any::<[u8; 32]>().prop_map(NodeId::from_bytes);
         prop_oneof![
             1 => id.clone().prop_map(Contact::unlisted),
             4 => (id, ip, 1u16.., keys)
@@ -216,7 +216,7 @@ pub(crate) mod tests {
     }
 
     fn example() -> Contact {
-        Contact::listed(NodeId([1; 32]), "127.16.0.1:443".parse().unwrap(), TlsKeys::one([2; 32]))
+        Contact::listed(NodeId::from_bytes([1; 32]), "127.16.0.1:443".parse().unwrap(), TlsKeys::one([2; 32]))
     }
 
     #[test]
@@ -233,7 +233,7 @@ pub(crate) mod tests {
     #[test]
     fn an_ipv4_address_in_ipv6_clothes_is_undressed_when_written_and_refused_when_read() {
         let dressed = "[::ffff:127.16.0.1]:443".parse().unwrap();
-        let contact = Contact::listed(NodeId([1; 32]), dressed, TlsKeys::one([2; 32]));
+        let contact = Contact::listed(NodeId::from_bytes([1; 32]), dressed, TlsKeys::one([2; 32]));
         assert_eq!(contact, example());
 
         let mut bytes = example().to_bytes();

@@ -2,4 +2,6 @@
 
 pub mod cell;
 pub mod contact;
+pub mod control;
+pub mod invitation;
 pub mod reader;
