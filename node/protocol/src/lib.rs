@@ -3,6 +3,8 @@
 //! No sockets, clocks or threads: time, randomness and input are arguments, output is returned. The daemon adds the
 //! world, the simulator adds a virtual one.
 
+pub mod address;
+pub mod crypto;
 pub mod identity;
 pub mod limits;
 pub mod network;
