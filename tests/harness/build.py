@@ -1,0 +1,36 @@
+"""Builds once what all tests use: one profile, everything in one call of cargo, so that nothing is compiled twice."""
+
+import functools
+import json
+import os
+import subprocess
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+PROFILE = os.environ.get("PHANTOM_TEST_PROFILE", "ci")
+
+
+@functools.cache
+def target_folder():
+    command = ["cargo", "metadata", "--format-version", "1", "--no-deps"]
+    return Path(json.loads(subprocess.check_output(command, cwd=ROOT))["target_directory"])
+
+
+def binary(name):
+    return target_folder() / PROFILE / name
+
+
+@functools.cache
+def build():
+    """`--all-targets`, because tests bring features of their dependencies that a build of the binaries alone lacks."""
+    subprocess.run(
+        ["cargo", "build", "--quiet", "--locked", "--workspace", "--all-targets", "--profile", PROFILE], cwd=ROOT, check=True
+    )
+
+
+def phantom():
+    return binary("phantom")
+
+
+def loadgen():
+    return binary("loadgen")

@@ -1,0 +1,112 @@
+//! The measurements: downloads that are checked, and echoes with and without a download beside them.
+
+use std::{
+    sync::atomic::{AtomicBool, Ordering},
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Result, anyhow, ensure};
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+
+use crate::{Target, cpu, http::Connection};
+
+/// Echoes that come before those that count.
+const WARM_UP: usize = 20;
+
+/// `streams` downloads of `bytes` each, at once, all checked.
+pub fn download(target: &Target, bytes: u64, streams: usize) -> Result<Value> {
+    let expected = expected_hash(target, bytes)?;
+    let cpu_before = cpu::seconds(&target.pids)?;
+    let start = Instant::now();
+    thread::scope(|scope| {
+        let workers: Vec<_> =
+            (0..streams).map(|_| scope.spawn(|| checked_download(target, bytes, &expected))).collect();
+        workers.into_iter().try_for_each(|worker| worker.join().map_err(|_| anyhow!("a stream panicked"))?)
+    })?;
+    let seconds = start.elapsed().as_secs_f64();
+    let cpu_seconds = cpu::seconds(&target.pids)? - cpu_before;
+    let total = bytes as f64 * streams as f64;
+    Ok(json!({
+        "streams": streams,
+        "bytes": bytes,
+        "seconds": seconds,
+        "megabytes_per_second": total / 1e6 / seconds,
+        "cpu_seconds": cpu_seconds,
+        "cpu_seconds_per_gigabyte": cpu_seconds / (total / 1e9),
+    }))
+}
+
+/// `count` echoes on a connection that carries nothing else.
+pub fn idle_echo(target: &Target, count: usize) -> Result<Value> {
+    let mut echo = Connection::open(target.socks, &target.site)?.into_echo()?;
+    let mut times = Vec::with_capacity(count);
+    for round in 0..WARM_UP + count {
+        let start = Instant::now();
+        echo.round_trip(round as u8)?;
+        if round >= WARM_UP {
+            times.push(start.elapsed());
+        }
+    }
+    summary(times)
+}
+
+/// Echoes for as long as a download of `bytes` runs beside them.
+pub fn loaded_echo(target: &Target, bytes: u64) -> Result<Value> {
+    let expected = expected_hash(target, bytes)?;
+    let mut echo = Connection::open(target.socks, &target.site)?.into_echo()?;
+    for round in 0..WARM_UP {
+        echo.round_trip(round as u8)?;
+    }
+    let done = AtomicBool::new(false);
+    let (times, start) = (&mut Vec::new(), Instant::now());
+    thread::scope(|scope| {
+        let bulk = scope.spawn(|| {
+            let result = checked_download(target, bytes, &expected);
+            done.store(true, Ordering::Relaxed);
+            result
+        });
+        while !done.load(Ordering::Relaxed) {
+            let start = Instant::now();
+            echo.round_trip(times.len() as u8)?;
+            times.push(start.elapsed());
+        }
+        bulk.join().map_err(|_| anyhow!("the download panicked"))?
+    })?;
+    let seconds = start.elapsed().as_secs_f64();
+    let mut report = summary(std::mem::take(times))?;
+    report["megabytes_per_second"] = json!(bytes as f64 / 1e6 / seconds);
+    Ok(report)
+}
+
+fn expected_hash(target: &Target, bytes: u64) -> Result<String> {
+    let mut connection = Connection::open(target.socks, &target.site)?;
+    let length = connection.get(&format!("/sha256/{bytes}"))?;
+    let mut hash = Vec::new();
+    connection.read_body(length, |chunk| hash.extend_from_slice(chunk))?;
+    Ok(String::from_utf8(hash)?.trim().to_owned())
+}
+
+fn checked_download(target: &Target, bytes: u64, expected: &str) -> Result<()> {
+    let mut connection = Connection::open(target.socks, &target.site)?;
+    let length = connection.get(&format!("/bytes/{bytes}"))?;
+    ensure!(length == bytes, "asked for {bytes} bytes, offered {length}");
+    let mut hasher = Sha256::new();
+    connection.read_body(length, |chunk| hasher.update(chunk))?;
+    let hash: String = hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+    ensure!(hash == expected, "the download arrived with the SHA-256 {hash} instead of {expected}");
+    Ok(())
+}
+
+fn summary(mut times: Vec<Duration>) -> Result<Value> {
+    ensure!(!times.is_empty(), "the download was over before the first echo");
+    times.sort_unstable();
+    let at = |share: f64| {
+        let place = ((times.len() - 1) as f64 * share).round() as usize;
+        times.get(place).map(|time| time.as_secs_f64() * 1e3)
+    };
+    Ok(
+        json!({ "echoes": times.len(), "p50_ms": at(0.5), "p90_ms": at(0.9), "p99_ms": at(0.99), "max_ms": at(1.0) }),
+    )
+}
