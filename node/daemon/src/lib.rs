@@ -1,1 +1,3 @@
+//! The Phantom daemon: everything that touches the world. The network itself is `phantom_protocol`.
 
+pub mod demo;

@@ -118,7 +118,7 @@ async fn a_browser_that_takes_it_for_an_http_proxy_is_told() {
 
 #[tokio::test]
 async fn a_handshake_may_come_byte_by_byte_and_its_data_at_once() {
-    let mut world = World::new(Limits::default()).await;
+    let world = World::new(Limits::default()).await;
     let mut client = world.client().await;
     client.set_nodelay(true).unwrap();
     let mut bytes = vec![5, 2, 0, 2, 1, 1, b'u', 1, b'p'];

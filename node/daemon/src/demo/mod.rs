@@ -1,0 +1,3 @@
+//! `phantom demo`: a whole network in one process.
+
+pub mod site;
