@@ -7,6 +7,7 @@ pub mod address;
 pub mod crypto;
 pub mod identity;
 pub mod limits;
+pub mod netdb;
 pub mod network;
 pub mod time;
 pub mod wire;

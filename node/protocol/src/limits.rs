@@ -80,6 +80,8 @@ pub const CLOCK_SKEW_SECS: u64 = 300;
 pub const AP_EPOCH_SECS: u64 = 24 * 3600;
 /// Entry nodes of an AP entry.
 pub const ENTRIES_PER_AP: usize = 6;
+/// What is too old is swept out this often.
+pub const SWEEP: Duration = Duration::from_secs(10);
 /// Partners that a node asks to exchange records.
 pub const PARTNERS_ASKED: usize = 3;
 /// Partners that a node has at most, of its own asking and of others'.
@@ -88,8 +90,8 @@ pub const PARTNERS: usize = 1_024;
 pub const PARTNER_PAUSE: Duration = Duration::from_secs(30);
 /// News about one record go to partners at most this often.
 pub const FORWARD_PAUSE: Duration = Duration::from_secs(5);
-/// Bytes of records that a partner is sent per second.
-pub const RECORD_BYTES_PER_SECOND: u32 = 1 << 20;
+/// Bytes of records that a partner is sent: at once, and per second.
+pub const RECORD_BYTES: (u32, u32) = (1 << 20, 256 << 10);
 /// Signatures that are checked for one partner: at once, and per second.
 pub const CHECKS_PER_PARTNER: (u32, u32) = (30_000, 200);
 /// AP entries that are taken from terminals' paths: at once, and per second.

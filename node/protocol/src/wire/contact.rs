@@ -111,14 +111,14 @@ impl TlsKeys {
         self.count == 0
     }
 
-    fn encode(&self, out: &mut Writer) {
+    pub(super) fn encode(&self, out: &mut Writer) {
         out.u8(self.count);
         for key in &self.keys {
             out.bytes(key);
         }
     }
 
-    fn decode(reader: &mut Reader<'_>) -> Result<TlsKeys, Malformed> {
+    pub(super) fn decode(reader: &mut Reader<'_>) -> Result<TlsKeys, Malformed> {
         let count = reader.u8()?;
         let [first, second] = [reader.array()?, reader.array()?];
         let keys = match count {
@@ -136,11 +136,11 @@ impl TlsKeys {
 }
 
 /// An address as all nodes write it: no IPv6 scopes and flow labels, and IPv4 never in IPv6 clothes.
-fn canonical(address: SocketAddr) -> SocketAddr {
+pub(super) fn canonical(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(address.ip().to_canonical(), address.port())
 }
 
-fn encode_address(address: Option<SocketAddr>, out: &mut Writer) {
+pub(super) fn encode_address(address: Option<SocketAddr>, out: &mut Writer) {
     let Some(address) = address.map(canonical) else {
         out.zeros(1 + 16 + 2);
         return;
@@ -152,7 +152,7 @@ fn encode_address(address: Option<SocketAddr>, out: &mut Writer) {
     out.u16(address.port());
 }
 
-fn decode_address(reader: &mut Reader<'_>) -> Result<Option<SocketAddr>, Malformed> {
+pub(super) fn decode_address(reader: &mut Reader<'_>) -> Result<Option<SocketAddr>, Malformed> {
     let ip = match reader.u8()? {
         0 => {
             reader.zeros(16 + 2)?;

@@ -32,7 +32,7 @@ pub enum ControlMessage {
         /// The slots.
         array: Box<[u8; ARRAY]>,
     },
-    /// The dialler of this link wishes to exchange records over it (PROTOCOL §7).
+    /// The sender wishes to exchange records over this link (PROTOCOL §7).
     Partner,
     /// Records that the sender believes to be news (PROTOCOL §7).
     Records(Vec<Published>),

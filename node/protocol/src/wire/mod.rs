@@ -3,5 +3,7 @@
 pub mod cell;
 pub mod contact;
 pub mod control;
+pub mod hello;
 pub mod invitation;
 pub mod reader;
+pub mod record;
