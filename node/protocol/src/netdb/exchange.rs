@@ -374,3 +374,6 @@ fn pick(contacts: &[Contact], rng: &mut impl CryptoRng) -> Option<Contact> {
     let place = rng.next_u64().checked_rem(count)?;
     contacts.get(usize::try_from(place).ok()?).copied()
 }
+
+#[cfg(test)]
+mod tests;
