@@ -131,7 +131,7 @@ impl WideBlock {
                 *block = (start ^ counter).to_le_bytes().into();
             }
             self.aes.encrypt_blocks(stream);
-            for (byte, key) in piece.iter_mut().zip(stream.iter().flatten()) {
+            for (byte, key) in piece.iter_mut().zip(Array::slice_as_flattened(stream)) {
                 *byte ^= key;
             }
         }
