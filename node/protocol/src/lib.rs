@@ -9,5 +9,6 @@ pub mod identity;
 pub mod limits;
 pub mod netdb;
 pub mod network;
+pub mod path;
 pub mod time;
 pub mod wire;

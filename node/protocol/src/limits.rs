@@ -99,3 +99,52 @@ pub const PUBLISHED_AT_TERMINALS: (u32, u32) = (200, 20);
 
 /// Largest datagram that a tunnel carries for a session.
 pub const DATAGRAM: usize = 1_312;
+
+/// Setup arrays that a link may bring at once, after a rest.
+pub const ARRAYS_BURST: u32 = 30;
+/// Setups that a node remembers for one link, in any state.
+pub const SETUPS_PER_LINK: usize = 320;
+/// Setup arrays that a node holds while it waits for links.
+pub const ARRAYS_HELD: usize = 512;
+/// Route keys in the box of a terminal.
+pub const ROUTE_KEYS_PER_PATH: usize = 16;
+/// The owner rounds its paths' expiries up to this.
+pub const EXPIRY_ROUNDING_SECS: u64 = 600;
+/// Then adds a random time up to this, for each slot by itself.
+pub const EXPIRY_JITTER_SECS: u64 = 3_600;
+/// A hop refuses paths that want to live longer than this.
+pub const PATH_LIFE_SECS: u64 = 24 * 3_600 + EXPIRY_ROUNDING_SECS + EXPIRY_JITTER_SECS;
+/// The first pause after too many failed builds; each further one is twice as long.
+pub const FIRST_BUILD_PAUSE: Duration = Duration::from_secs(20);
+
+/// Path keys change this often.
+pub const PATH_KEY_LIFE_SECS: u64 = 3 * 3_600;
+/// Living path keys: a record names at most this many.
+pub const PATH_KEYS_LIVING: usize = 3;
+/// Round 1 slots that a path key opens before it is changed early.
+pub const REPLAYS_PER_KEY: usize = 1 << 18;
+
+/// Nodes known for longer than this are preferred for building.
+pub const SEASONED_SECS: u64 = 3 * 3_600;
+/// Guards that see the owner's address in one circle.
+pub const GUARDS_PER_CIRCLE: usize = 3;
+/// A guard is used for this long at least, and for twice as long at most.
+pub const GUARD_LIFE_SECS: u64 = 60 * 86_400;
+/// A guard whose record was not seen for this long leaves the sampled list.
+pub const GUARD_ABSENCE_SECS: u64 = 20 * 86_400;
+/// A guard that could not be reached is tried again after this.
+pub const GUARD_RETRY: Duration = Duration::from_secs(300);
+/// A guard is judged after this many circles with it.
+pub const GUARD_CIRCLES: u32 = 30;
+/// Successes of circles without a guard that are needed to judge it.
+pub const GUARD_COMPARED: u32 = 8;
+/// A guard that denies selectively is set aside for this long.
+pub const GUARD_ASIDE_SECS: u64 = 30 * 86_400;
+/// Guards set aside within that time; at the next one building stops.
+pub const GUARDS_ASIDE: usize = 2;
+/// Nodes of the second set, which stand next to guards in the circles of kept identities.
+pub const SECOND_SET: usize = 8;
+/// A node stays in the second set for a random time between this and [`SECOND_SET_MOST_SECS`].
+pub const SECOND_SET_LEAST_SECS: u64 = 86_400;
+/// See [`SECOND_SET_LEAST_SECS`].
+pub const SECOND_SET_MOST_SECS: u64 = 14 * 86_400;

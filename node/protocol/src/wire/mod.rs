@@ -7,3 +7,4 @@ pub mod hello;
 pub mod invitation;
 pub mod reader;
 pub mod record;
+pub mod setup;
