@@ -11,5 +11,8 @@ pub mod proof;
 pub mod seal;
 pub mod wide_block;
 
+#[cfg(test)]
+mod vectors;
+
 pub use keys::Key;
 pub use wide_block::Direction;
