@@ -1,0 +1,1 @@
+"""Real processes of `phantom`, driven by the programs that a user would take."""

@@ -1,0 +1,107 @@
+"""Starts and asks Phantom as a user does: by its command line."""
+
+import json
+import re
+import socket
+import urllib.parse
+
+from . import build
+from .children import wait_for
+
+INVITATION = re.compile(r"phantom:1:[a-z2-7]+")
+AP_NAME = re.compile(r"\b[a-z2-7]{56}\.ap\b")
+
+# Paths of three relays a side must stand: seconds on two busy cores.
+READY = 90
+
+
+def free_port(address="127.0.0.1"):
+    with socket.socket() as probe:
+        probe.bind((address, 0))
+        return probe.getsockname()[1]
+
+
+def curl(t, socks, url, *options, bound=60):
+    """Fetches through a SOCKS proxy, names resolved there; never by a proxy of the environment."""
+    command = ["curl", "-q", "--noproxy", "", "--silent", "--show-error", "--fail", "--max-time", bound]
+    return t.children.run(*command, "--socks5-hostname", socks, *options, url, bound=bound + 10)
+
+
+class Demo:
+    """`phantom demo`, ready to be used."""
+
+    def __init__(self, t, *options, name="demo", ready=READY):
+        self.t = t
+        ready_file = t.folder / f"{name}.json"
+        self.runtime = t.folder / f"{name}-runtime"
+        self.runtime.mkdir(mode=0o700)
+        self.socks = f"127.0.0.1:{free_port()}"
+        command = [build.phantom(), "demo", "--socks", self.socks, "--ready-file", ready_file, *options]
+        self.process = t.children.start(name, *command, environment={"XDG_RUNTIME_DIR": str(self.runtime)})
+        wait_for("the demo's ready file", lambda: complete_json(ready_file), ready, self.process)
+        facts = complete_json(ready_file)
+        assert facts["socks"] == self.socks, facts
+        self.pid, self.hops = facts["pid"], facts["hops"]
+        self.invitation, self.nodes = facts["invitation"], facts["nodes"]
+        self.url = facts["site"] if "://" in facts["site"] else f"http://{facts['site']}"
+        self.url = self.url.rstrip("/")
+        self.site = urllib.parse.urlsplit(self.url).netloc
+
+    def get(self, path, *options, bound=60):
+        return curl(self.t, self.socks, self.url + path, *options, bound=bound).stdout
+
+    def printed(self):
+        return self.process.log.read_text(errors="replace")
+
+
+class Node:
+    """`phantom up`: one node in a process of its own, with state and socket in the test's folder."""
+
+    def __init__(self, t, name, address, join=None, options=()):
+        self.t, self.name, self.address = t, name, address
+        self.listen, self.socks = f"{address}:{free_port(address)}", f"127.0.0.1:{free_port()}"
+        self.state, self.runtime = t.folder / f"{name}-state", t.folder / f"{name}-runtime"
+        self.runtime.mkdir(mode=0o700)
+        self.options = [*options, *(["--join", join] if join else [])]
+        self.process = None
+        self.start()
+
+    def start(self):
+        command = [build.phantom(), "up", "--listen", self.listen, "--socks", self.socks, "--state", self.state]
+        self.process = self.t.children.start(self.name, *command, *self.options, environment=self.environment())
+
+    def environment(self):
+        return {"XDG_RUNTIME_DIR": str(self.runtime)}
+
+    def ask(self, *command, check=True, bound=60):
+        """Any other subcommand, against this daemon."""
+        return self.t.children.run(build.phantom(), *command, environment=self.environment(), check=check, bound=bound)
+
+    def invitation(self):
+        found = wait_for("an invitation", lambda: INVITATION.search(self.printed()), 20, self.process)
+        return found.group()
+
+    def status(self):
+        return json.loads(self.ask("status", "--json").stdout)
+
+    def host(self, port, *options):
+        """Publishes a local port and returns its name, once the command has printed it."""
+        hosting = self.t.children.start(
+            f"{self.name}-host-{port}", build.phantom(), "host", port, *options, environment=self.environment()
+        )
+        find = lambda: AP_NAME.search(hosting.log.read_text(errors="replace"))  # noqa: E731
+        return wait_for("the service's name", find, READY, None).group()
+
+    def get(self, url, *options, bound=60):
+        return curl(self.t, self.socks, url, *options, bound=bound).stdout
+
+    def printed(self):
+        return self.process.log.read_text(errors="replace")
+
+
+def complete_json(file):
+    """The parsed file, or None while it is not there or not whole."""
+    try:
+        return json.loads(file.read_text())
+    except (FileNotFoundError, ValueError):
+        return None

@@ -1,0 +1,41 @@
+"""Phantom's demo and Tor's onion service under the same load: one table."""
+
+import json
+
+from harness import build, test
+from harness.children import wait_for
+from harness.load import MEGABYTE, Load, table, workload
+from harness.phantom import Demo
+
+from .tor_network import TorNetwork
+
+# How many times Tor's single stream Phantom must carry.
+AT_LEAST = 10
+
+
+@test(bound=300, bound_of_all=900)
+def phantom_beside_tor(t):
+    """The slower one gets a smaller share of the work; both long enough for their windows to open."""
+    scale = 5 if t.long else 1
+    columns = {"Phantom": phantom(t, scale), "Tor": tor(t, scale)}
+    for line in table(columns, ratio=True):
+        t.note(line)
+    (build.target_folder() / "phantom-beside-tor.json").write_text(json.dumps(columns, indent=2))
+    ratio = columns["Phantom"]["single"]["megabytes_per_second"] / columns["Tor"]["single"]["megabytes_per_second"]
+    assert ratio >= AT_LEAST, f"only {ratio:.1f} times Tor's single stream"
+
+
+def phantom(t, scale):
+    demo = Demo(t)
+    figures = workload(Load(t, demo.socks, demo.site, [demo.pid]), 400 * MEGABYTE * scale, 800 * MEGABYTE * scale, 500)
+    demo.process.terminate()
+    demo.process.wait(20)
+    return figures
+
+
+def tor(t, scale):
+    """The site is a process of its own here: its processor time does not count, in Tor's favour."""
+    server = t.children.start("site", build.loadgen(), "serve", "--listen", "127.0.0.1:0")
+    target = wait_for("the site's address", lambda: server.log.read_text().strip(), 10, server)
+    network = TorNetwork(t, target)
+    return workload(Load(t, network.socks, network.site, network.pids), 30 * MEGABYTE * scale, 60 * MEGABYTE * scale, 200)
