@@ -19,3 +19,6 @@ pub mod pacer;
 pub mod plan;
 
 pub use circle::own_terminal;
+
+#[cfg(test)]
+mod tests;

@@ -24,7 +24,7 @@ use crate::{
 };
 
 /// A family as its members declare it.
-pub type Family = [u8; 32];
+pub type Family = [u8; 16];
 
 /// What the network view knows of a node.
 #[derive(Clone, Copy)]
