@@ -11,4 +11,5 @@ pub mod netdb;
 pub mod network;
 pub mod path;
 pub mod time;
+pub mod tunnel;
 pub mod wire;

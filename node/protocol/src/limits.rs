@@ -148,3 +148,24 @@ pub const SECOND_SET: usize = 8;
 pub const SECOND_SET_LEAST_SECS: u64 = 86_400;
 /// See [`SECOND_SET_LEAST_SECS`].
 pub const SECOND_SET_MOST_SECS: u64 = 14 * 86_400;
+
+/// Cells that all exits of a node keep together while they dial.
+pub const CELLS_WHILE_DIALLING_ALL: usize = 16_384;
+/// Of the tunnels in an accepting path, what one exit's link may hold.
+pub const TUNNELS_PER_EXIT: usize = TUNNELS_PER_PATH / 4;
+/// A hop ends a path without tunnels after this.
+pub const PATH_IDLE: Duration = Duration::from_secs(3600);
+/// The driver sweeps the switch this often.
+pub const SWITCH_SWEEP: Duration = Duration::from_secs(1);
+/// CoDel: a tunnel's cells may wait this long in a link's queue.
+pub const QUEUE_TARGET: Duration = Duration::from_millis(40);
+/// CoDel: a tunnel's cells must have waited longer than the target for this long before one is dropped.
+pub const QUEUE_INTERVAL: Duration = Duration::from_millis(300);
+/// CoDel never drops more than one in this many cells of a tunnel.
+pub const QUEUE_CELLS_PER_DROP: u32 = 32;
+/// Cells in turn of one tunnel.
+pub const QUEUE_QUANTUM: u32 = 4;
+/// Cells of one tunnel in a link's queue.
+pub const QUEUE_CELLS_PER_TUNNEL: usize = 6_144;
+/// Cells in a link's queue.
+pub const QUEUE_CELLS: usize = 16_384;

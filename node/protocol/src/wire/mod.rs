@@ -1,10 +1,12 @@
 //! The wire format: the only place that indexes bytes of a peer.
 
+pub mod body;
 pub mod cell;
 pub mod contact;
 pub mod control;
 pub mod hello;
 pub mod invitation;
+pub mod opener;
 pub mod reader;
 pub mod record;
 pub mod setup;

@@ -1,0 +1,40 @@
+//! Why tunnels end before their time. Inside, an error names the sin; on the wire all are a CLOSE.
+
+use super::gap::Breach;
+use crate::wire::body::BadBody;
+
+/// What the peer of a link did that no honest node does. An honest node closes a tunnel instead of forwarding such a
+/// cell, so it is the neighbour who is to blame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum PeerMisbehaved {
+    /// An unknown command, or a field in use that the command does not have.
+    #[error("a cell with an unknown command or a dirty header")]
+    DirtyHeader,
+    /// Dummy, control and hello cells are the link's, they never reach the switch.
+    #[error("a cell of the link's own among the tunnels' cells")]
+    ForeignCommand,
+    /// The peer opened a tunnel under an id that this side picks from, or that is in use.
+    #[error("a tunnel id that is not the peer's to pick")]
+    ForeignTunnelId,
+    /// The peer sent an opener for the second time.
+    #[error("a repeated opener")]
+    RepeatedOpener,
+    /// A cell's number repeats, runs back or leaps.
+    #[error("a cell's number repeats, runs back or leaps")]
+    BadStep,
+    /// A joined or data cell came in a state where it has no business, from a node that is the other terminal.
+    #[error("a cell between terminals that breaks their rules")]
+    BadJoin,
+}
+
+/// Why a tunnel is closed by this node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(super) enum Fault {
+    #[error(transparent)]
+    Gap(#[from] Breach),
+    #[error(transparent)]
+    Body(#[from] BadBody),
+    /// A sound body whose kind has no business in this state.
+    #[error("a cell in a state where it has no business")]
+    NoBusiness,
+}
