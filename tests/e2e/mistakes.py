@@ -49,7 +49,7 @@ def bad_options_are_refused_in_a_sentence(t):
 
 @test(bound=60)
 def a_wrong_invitation_is_refused(t):
-    for wrong in ("", "hello", "phantom:1:", "phantom:1:aaaa", "phantom:9:mfrggzdfmztwq2lk", "phantom:1:" + "a" * 5000):
+    for wrong in ("", "hello", "phantom-invitation-1:", "phantom-invitation-1:aaaa", "phantom-invitation-9:mfrggzdf", "phantom-invitation-1:" + "a" * 5000):
         refuses(t, *up(t, "--join", wrong), says="invitation")
 
 

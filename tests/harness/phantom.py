@@ -8,7 +8,7 @@ import urllib.parse
 from . import build
 from .children import wait_for
 
-INVITATION = re.compile(r"phantom:1:[a-z2-7]+")
+INVITATION = re.compile(r"phantom-invitation-1:[a-z2-7]+")
 AP_NAME = re.compile(r"\b[a-z2-7]{56}\.ap\b")
 
 # Paths of three relays a side must stand: seconds on two busy cores.
