@@ -1,3 +1,4 @@
 //! The Phantom daemon: everything that touches the world. The network itself is `phantom_protocol`.
 
 pub mod demo;
+pub mod doors;

@@ -1,0 +1,103 @@
+//! The command line's side of the local socket.
+
+use std::{
+    io,
+    path::{Path, PathBuf},
+};
+
+use tokio::net::UnixStream;
+
+use super::{Reply, Request, VERSION, frame};
+use crate::doors::{HostRequest, Hosted, Status};
+
+/// Why a running node did not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    /// Nobody answers.
+    #[error(
+        "No node is running here (nobody answers at {}). Start one with `phantom up`; if it was started with --state DIR, \
+         give the same here.",
+        .0.iter().map(|place| place.display().to_string()).collect::<Vec<_>>().join(" or ")
+    )]
+    NotRunning(Vec<PathBuf>),
+    /// A socket of somebody else.
+    #[error("The node at {0} belongs to another user.")]
+    NotYours(PathBuf),
+    /// It answered with an error.
+    #[error("{0}")]
+    Refused(String),
+    /// It answered with something else.
+    #[error("The node gave an answer that this command does not understand: are they of the same version?")]
+    Strange,
+    /// It ended.
+    #[error("The node has gone away in the middle ({0}). Look at its output for the reason.")]
+    Broken(#[from] io::Error),
+}
+
+/// A conversation with a running node.
+#[derive(Debug)]
+pub struct LocalClient(UnixStream);
+
+impl LocalClient {
+    /// Finds the node that answers at the last of these places that has one: what a runtime folder says goes first.
+    pub async fn connect(places: &[PathBuf]) -> Result<LocalClient, ClientError> {
+        for place in places.iter().rev() {
+            match UnixStream::connect(place).await {
+                Ok(stream) => return LocalClient::greet(stream, place).await,
+                Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                    return Err(ClientError::NotYours(place.clone()));
+                }
+                Err(_) => {}
+            }
+        }
+        Err(ClientError::NotRunning(places.iter().rev().cloned().collect()))
+    }
+
+    async fn greet(stream: UnixStream, place: &Path) -> Result<LocalClient, ClientError> {
+        let mut client = LocalClient(stream);
+        match client.ask(&Request::Hello { version: VERSION }).await {
+            Ok(Reply::Hello { version: VERSION, .. }) => Ok(client),
+            Ok(_) => Err(ClientError::Strange),
+            // A node of another user closes without a word.
+            Err(ClientError::Broken(error)) if error.kind() == io::ErrorKind::UnexpectedEof => {
+                Err(ClientError::NotYours(place.into()))
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// How the node is.
+    pub async fn status(&mut self) -> Result<Status, ClientError> {
+        match self.ask(&Request::Status {}).await? {
+            Reply::Status { status } => Ok(*status),
+            _ => Err(ClientError::Strange),
+        }
+    }
+
+    /// Publishes a port; returns when others can find it.
+    pub async fn host(&mut self, service: HostRequest) -> Result<Hosted, ClientError> {
+        match self.ask(&Request::Host { service }).await? {
+            Reply::Hosted { service } => Ok(service),
+            _ => Err(ClientError::Strange),
+        }
+    }
+
+    /// Publishes it no longer.
+    pub async fn unhost(&mut self, label: &str) -> Result<(), ClientError> {
+        match self.ask(&Request::Unhost { label: label.to_owned() }).await? {
+            Reply::Unhosted {} => Ok(()),
+            _ => Err(ClientError::Strange),
+        }
+    }
+
+    async fn ask(&mut self, request: &Request) -> Result<Reply, ClientError> {
+        frame::write(&mut self.0, request).await?;
+        let frame = frame::read(&mut self.0, frame::REPLY).await?;
+        let frame = frame.ok_or_else(|| io::Error::from(io::ErrorKind::UnexpectedEof))?;
+        match serde_json::from_slice(&frame) {
+            Ok(Reply::Error { message, .. }) => Err(ClientError::Refused(message)),
+            Ok(reply) => Ok(reply),
+            Err(_) => Err(ClientError::Strange),
+        }
+    }
+}

@@ -1,0 +1,92 @@
+//! The local socket: how the command line speaks to a running node (PROTOCOL §8).
+//!
+//! One protocol, version 1: frames of a length (4 bytes, highest first) and JSON. A client says [`Request::Hello`] with
+//! its version first; the node answers each request with one [`Reply`], in order. What a node does not know is answered
+//! with an error, never ignored. Only the user who runs the node is served.
+
+mod client;
+mod frame;
+mod place;
+mod server;
+#[cfg(test)]
+mod tests;
+
+use serde::{Deserialize, Serialize};
+
+use super::{HostRequest, Hosted, Status};
+
+pub use client::{ClientError, LocalClient};
+pub use place::{BindError, LocalSocket, default_state, places};
+
+/// The version of the protocol.
+pub const VERSION: u32 = 1;
+
+/// What a client may ask.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "request", rename_all = "snake_case", deny_unknown_fields)]
+pub enum Request {
+    /// Must be first.
+    Hello {
+        /// The version that the client speaks.
+        version: u32,
+    },
+    /// How are you?
+    Status {},
+    /// Publish a port.
+    Host {
+        /// Which, and how.
+        service: HostRequest,
+    },
+    /// Publish it no longer.
+    Unhost {
+        /// The local label of its identity.
+        label: String,
+    },
+}
+
+/// What a node answers.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "reply", rename_all = "snake_case")]
+pub enum Reply {
+    /// To a hello.
+    Hello {
+        /// The version that the node speaks.
+        version: u32,
+        /// The version of the program.
+        software: String,
+    },
+    /// To a status.
+    Status {
+        /// It.
+        status: Box<Status>,
+    },
+    /// To a host: others can find it now.
+    Hosted {
+        /// What was published.
+        service: Hosted,
+    },
+    /// To an unhost.
+    Unhosted {},
+    /// To anything.
+    Error {
+        /// For programs.
+        code: ErrorCode,
+        /// For people.
+        message: String,
+    },
+}
+
+/// The kinds of errors.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ErrorCode {
+    /// The client speaks another version, or has not said which.
+    Version,
+    /// The node does not know this request.
+    Request,
+    /// It knows it, and could not do it.
+    Failed,
+    /// Written by a newer node.
+    #[serde(other)]
+    Unknown,
+}

@@ -1,0 +1,94 @@
+//! The node's side of the local socket.
+
+use std::{convert::Infallible, io, sync::Arc, time::Duration};
+
+use nix::unistd::geteuid;
+use tokio::{net::UnixStream, sync::Semaphore, task::JoinSet, time::timeout};
+use tracing::{debug, warn};
+
+use super::{ErrorCode, LocalSocket, Reply, Request, VERSION, frame};
+use crate::doors::{NodeHandle, is_label};
+
+/// Clients at once; more wait.
+const CLIENTS: usize = 64;
+/// A client that asks nothing for so long is left.
+const SILENCE: Duration = Duration::from_secs(60);
+
+impl LocalSocket {
+    /// Serves clients until the future is dropped.
+    pub async fn serve<N: NodeHandle>(self, node: Arc<N>) -> Infallible {
+        let places = Arc::new(Semaphore::new(CLIENTS));
+        let mut clients = JoinSet::new();
+        loop {
+            while clients.try_join_next().is_some() {}
+            let Ok(place) = places.clone().acquire_owned().await else { continue };
+            let stream = match self.listener.accept().await {
+                Ok((stream, _)) => stream,
+                Err(error) => {
+                    warn!("cannot accept clients of the local socket: {error}");
+                    tokio::time::sleep(Duration::from_millis(200)).await;
+                    continue;
+                }
+            };
+            if !is_own_user(&stream) {
+                warn!("another user was turned away from the local socket");
+                continue;
+            }
+            let node = node.clone();
+            clients.spawn(async move {
+                let _place = place;
+                if let Err(error) = serve_client(stream, &*node).await {
+                    debug!("a client of the local socket was left: {error}");
+                }
+            });
+        }
+    }
+}
+
+/// The folder keeps others out already; this holds even where somebody has opened it. Root may look.
+fn is_own_user(stream: &UnixStream) -> bool {
+    stream.peer_cred().is_ok_and(|peer| peer.uid() == geteuid().as_raw() || peer.uid() == 0)
+}
+
+async fn serve_client(mut stream: UnixStream, node: &impl NodeHandle) -> io::Result<()> {
+    let mut greeted = false;
+    while let Some(frame) = timeout(SILENCE, frame::read(&mut stream, frame::REQUEST)).await?? {
+        let reply = match serde_json::from_slice(&frame) {
+            Err(error) => {
+                wrong(ErrorCode::Request, format!("This node does not know this request: {error}."))
+            }
+            Ok(Request::Hello { version: VERSION }) => {
+                greeted = true;
+                Reply::Hello { version: VERSION, software: env!("CARGO_PKG_VERSION").to_owned() }
+            }
+            Ok(Request::Hello { .. }) => {
+                let message = format!(
+                    "The node speaks version {VERSION} of the local protocol ({}); use a command of the same version.",
+                    env!("CARGO_PKG_VERSION")
+                );
+                return frame::write(&mut stream, &wrong(ErrorCode::Version, message)).await;
+            }
+            Ok(_) if !greeted => wrong(ErrorCode::Version, "The first request must be a hello.".to_owned()),
+            Ok(request) => answer(request, node).await,
+        };
+        frame::write(&mut stream, &reply).await?;
+    }
+    Ok(())
+}
+
+async fn answer(request: Request, node: &impl NodeHandle) -> Reply {
+    let result = match request {
+        Request::Hello { .. } => Ok(Reply::Hello { version: VERSION, software: String::new() }),
+        Request::Status {} => Ok(Reply::Status { status: Box::new(node.status().await) }),
+        Request::Host { service } if !is_label(&service.label) || service.port == 0 => {
+            Err(anyhow::anyhow!("A name consists of 1 to 32 of a-z, 0-9 and -, a port is not 0."))
+        }
+        Request::Host { service } => node.host(service).await.map(|service| Reply::Hosted { service }),
+        Request::Unhost { label } => node.unhost(&label).await.map(|()| Reply::Unhosted {}),
+    };
+    result.unwrap_or_else(|error| wrong(ErrorCode::Failed, format!("{error:#}")))
+}
+
+fn wrong(code: ErrorCode, message: String) -> Reply {
+    Reply::Error { code, message }
+}

@@ -1,0 +1,157 @@
+//! A node and its clients over a real socket file.
+
+use std::{os::unix::fs::PermissionsExt, path::PathBuf, sync::Arc};
+
+use phantom_protocol::identity::ApPublic;
+use serde_json::{Value, json};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpStream, UnixStream},
+};
+
+use super::*;
+use crate::doors::NodeHandle;
+
+/// Publishes port 8000 only.
+struct TestNode;
+
+impl NodeHandle for TestNode {
+    type Stream = TcpStream;
+
+    async fn connect(&self, _: &str, _: ApPublic, _: u16) -> std::io::Result<TcpStream> {
+        Err(std::io::ErrorKind::ConnectionRefused.into())
+    }
+
+    async fn host(&self, request: HostRequest) -> anyhow::Result<Hosted> {
+        anyhow::ensure!(request.port == 8000, "No path stands yet.");
+        let HostRequest { port, to, label } = request;
+        Ok(Hosted { label, name: "x.ap".into(), address: "fc00::1".parse()?, port, to })
+    }
+
+    async fn unhost(&self, _: &str) -> anyhow::Result<()> {
+        Ok(())
+    }
+
+    async fn status(&self) -> Status {
+        Status { node: "12ab".into(), ..Status::default() }
+    }
+}
+
+struct World {
+    place: PathBuf,
+    serving: tokio::task::JoinHandle<()>,
+    _folder: tempfile::TempDir,
+}
+
+async fn world() -> World {
+    let folder = tempfile::tempdir().unwrap();
+    let place = folder.path().join("own/sock");
+    let serving = serve(&place).await;
+    World { place, serving, _folder: folder }
+}
+
+async fn serve(place: &std::path::Path) -> tokio::task::JoinHandle<()> {
+    let socket = LocalSocket::bind(place).await.unwrap();
+    tokio::spawn(async move {
+        socket.serve(Arc::new(TestNode)).await;
+    })
+}
+
+fn wish(port: u16, label: &str) -> HostRequest {
+    HostRequest { port, to: "127.0.0.1:8000".parse().unwrap(), label: label.into() }
+}
+
+/// Sends a frame and reads the reply.
+async fn say(stream: &mut UnixStream, message: Value) -> Value {
+    let text = message.to_string();
+    stream.write_u32(text.len() as u32).await.unwrap();
+    stream.write_all(text.as_bytes()).await.unwrap();
+    let mut reply = vec![0; stream.read_u32().await.unwrap() as usize];
+    stream.read_exact(&mut reply).await.unwrap();
+    serde_json::from_slice(&reply).unwrap()
+}
+
+#[tokio::test]
+async fn a_client_asks_and_the_node_answers() {
+    let world = world().await;
+    let mut client = LocalClient::connect(&[world.place]).await.unwrap();
+    assert_eq!(client.status().await.unwrap().node, "12ab");
+    assert_eq!(client.host(wish(8000, "web")).await.unwrap().name, "x.ap");
+    client.unhost("web").await.unwrap();
+    assert!(client.host(wish(1, "web")).await.unwrap_err().to_string().contains("No path stands"));
+    assert!(client.host(wish(8000, "../web")).await.is_err());
+    assert_eq!(client.status().await.unwrap().node, "12ab", "an error ends nothing");
+}
+
+#[tokio::test]
+async fn other_versions_and_unknown_requests_are_errors() {
+    let world = world().await;
+    let mut stream = UnixStream::connect(&world.place).await.unwrap();
+    assert_eq!(say(&mut stream, json!({"request": "status"})).await["code"], "version");
+    assert_eq!(say(&mut stream, json!({"request": "hello", "version": 1})).await["version"], 1);
+    for unknown in [json!({"request": "fly"}), json!({"request": "status", "how": 1}), json!([]), json!(7)] {
+        assert_eq!(say(&mut stream, unknown.clone()).await["code"], "request", "{unknown}");
+    }
+    assert_eq!(say(&mut stream, json!({"request": "status"})).await["reply"], "status");
+    assert_eq!(say(&mut stream, json!({"request": "hello", "version": 2})).await["code"], "version");
+    assert_eq!(stream.read(&mut [0]).await.unwrap(), 0);
+}
+
+#[tokio::test]
+async fn a_frame_that_is_too_long_ends_the_conversation_only() {
+    let world = world().await;
+    let mut stream = UnixStream::connect(&world.place).await.unwrap();
+    stream.write_u32(u32::MAX).await.unwrap();
+    assert_eq!(stream.read(&mut [0]).await.unwrap(), 0);
+    LocalClient::connect(&[world.place]).await.unwrap();
+}
+
+#[tokio::test]
+async fn only_a_socket_that_nobody_answers_is_replaced() {
+    let world = world().await;
+    assert!(matches!(LocalSocket::bind(&world.place).await, Err(BindError::Taken(_))));
+    // A killed node leaves its file behind: a listener that is dropped does so, too.
+    let left_over = world.place.with_file_name("left-over");
+    drop(std::os::unix::net::UnixListener::bind(&left_over).unwrap());
+    assert!(matches!(
+        LocalClient::connect(std::slice::from_ref(&left_over)).await,
+        Err(ClientError::NotRunning(_))
+    ));
+    let serving = serve(&left_over).await;
+    LocalClient::connect(&[left_over]).await.unwrap();
+    serving.abort();
+    let file = world.place.with_file_name("file");
+    std::fs::write(&file, "kept").unwrap();
+    assert!(matches!(LocalSocket::bind(&file).await, Err(BindError::InTheWay(_))));
+    assert_eq!(std::fs::read_to_string(&file).unwrap(), "kept");
+}
+
+#[tokio::test]
+async fn the_file_goes_with_the_node_and_is_private_before() {
+    let world = world().await;
+    let mode = |path: &std::path::Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    assert_eq!(mode(&world.place), 0o600);
+    assert_eq!(mode(world.place.parent().unwrap()), 0o700);
+    world.serving.abort();
+    assert!(world.serving.await.is_err());
+    assert!(!world.place.exists());
+}
+
+#[tokio::test]
+async fn a_folder_that_others_can_enter_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
+    let refused = LocalSocket::bind(&folder.path().join("sock")).await.unwrap_err();
+    assert!(refused.to_string().contains("chmod 700"), "{refused}");
+}
+
+#[tokio::test]
+async fn a_path_that_is_too_long_is_said_to_be() {
+    let place = PathBuf::from("/tmp").join("x".repeat(120)).join("sock");
+    assert!(matches!(LocalSocket::bind(&place).await, Err(BindError::TooLong(_))));
+}
+
+#[test]
+fn a_named_state_folder_is_the_only_place() {
+    assert_eq!(places(Some("/a/b".as_ref())), [PathBuf::from("/a/b/sock")]);
+}

@@ -1,0 +1,170 @@
+//! The doors of a node: where local programs come in (PROTOCOL §8).
+//!
+//! SOCKS5 for any program, the local socket for the command line. A door knows the node only as a [`NodeHandle`].
+
+pub mod local_socket;
+pub mod socks;
+mod status;
+
+use std::{
+    future::{Future, pending},
+    io,
+    net::{Ipv6Addr, SocketAddr},
+    path::PathBuf,
+    sync::Arc,
+};
+
+use anyhow::Context;
+use futures_util::future::join_all;
+use phantom_protocol::identity::ApPublic;
+use phantom_proxy::{Connection, Limits, Proxy};
+use serde::{Deserialize, Serialize};
+use tokio::net::TcpListener;
+
+pub use local_socket::LocalSocket;
+pub use socks::SocksDoor;
+pub use status::{Link, Paths, ReadyPath, Service, Status};
+
+/// What the doors need of a running node.
+pub trait NodeHandle: Send + Sync + 'static {
+    /// A connection to a port of a peer.
+    type Stream: Connection;
+
+    /// Connects to a port of a peer, on behalf of an isolation group. The kind of the error tells the program why:
+    /// refused, host or network unreachable, timed out, permission denied.
+    fn connect(
+        &self,
+        group: &str,
+        peer: ApPublic,
+        port: u16,
+    ) -> impl Future<Output = io::Result<Self::Stream>> + Send;
+
+    /// Publishes a local port under a kept identity; returns when others can find it. The text of an error is for the
+    /// user.
+    fn host(&self, request: HostRequest) -> impl Future<Output = anyhow::Result<Hosted>> + Send;
+
+    /// Ends what [`NodeHandle::host`] began. The identity is kept.
+    fn unhost(&self, label: &str) -> impl Future<Output = anyhow::Result<()>> + Send;
+
+    /// How the node is.
+    fn status(&self) -> impl Future<Output = Status> + Send;
+}
+
+/// A wish to publish a local port.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HostRequest {
+    /// The port that others connect to.
+    pub port: u16,
+    /// Where the node connects their connections to.
+    pub to: SocketAddr,
+    /// The local label of the identity, see [`is_label`].
+    pub label: String,
+}
+
+/// A published port.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hosted {
+    /// The local label of the identity.
+    pub label: String,
+    /// Its full name, with `.ap`.
+    pub name: String,
+    /// Its address.
+    pub address: Ipv6Addr,
+    /// The port that others connect to.
+    pub port: u16,
+    /// Where their connections go.
+    pub to: SocketAddr,
+}
+
+/// Whether a text can be the local label of an identity. It is a part of a file name.
+pub fn is_label(text: &str) -> bool {
+    let fits = (1..=32).contains(&text.len()) && !text.starts_with('-');
+    fits && text.bytes().all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-'))
+}
+
+/// The doors of one node, open but not yet served: who cannot have them learns it before anything else is started.
+#[derive(Debug)]
+pub struct Doors {
+    socks: Option<TcpListener>,
+    sockets: Vec<LocalSocket>,
+}
+
+impl Doors {
+    /// Opens a SOCKS port, and the local socket at those of `places` where no other node answers, the first of which must
+    /// be free.
+    pub async fn bind(socks: Option<SocketAddr>, places: &[PathBuf]) -> anyhow::Result<Doors> {
+        let socks = match socks {
+            Some(address) => Some(bind_socks(address).await?),
+            None => None,
+        };
+        let mut sockets = Vec::new();
+        for (index, place) in places.iter().enumerate() {
+            match LocalSocket::bind(place).await {
+                Ok(socket) => sockets.push(socket),
+                Err(error) if index > 0 => tracing::info!("no second local socket: {error}"),
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(Doors { socks, sockets })
+    }
+
+    /// Where SOCKS is served.
+    pub fn socks(&self) -> Option<SocketAddr> {
+        self.socks.as_ref().and_then(|listener| listener.local_addr().ok())
+    }
+
+    /// Serves everything until the future is dropped.
+    pub async fn serve<N: NodeHandle>(self, node: Arc<N>) {
+        let sockets = join_all(self.sockets.into_iter().map(|socket| socket.serve(node.clone())));
+        let proxy = Proxy::new(Limits::default());
+        let socks = async {
+            match self.socks {
+                None => pending().await,
+                Some(listener) => {
+                    let Err(error) = proxy.serve(listener, Arc::new(SocksDoor::new(node.clone()))).await;
+                    tracing::error!("the SOCKS port is closed: {error}");
+                }
+            }
+        };
+        tokio::join!(sockets, socks);
+    }
+}
+
+async fn bind_socks(address: SocketAddr) -> anyhow::Result<TcpListener> {
+    anyhow::ensure!(
+        address.ip().is_loopback(),
+        "The SOCKS port {address} could be used from other machines. Put it on 127.0.0.1 or [::1]."
+    );
+    TcpListener::bind(address).await.with_context(|| match address.port().checked_add(1) {
+        Some(next) => format!(
+            "The SOCKS port {address} cannot be had. If another program uses it, choose one: --socks {}",
+            SocketAddr::new(address.ip(), next)
+        ),
+        None => format!("The SOCKS port {address} cannot be had."),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_label_is_safe_in_a_file_name() {
+        for label in ["a", "web-8000", "0"] {
+            assert!(is_label(label), "{label}");
+        }
+        for label in ["", "..", "a/b", "A", "a b", "-a", "a.b", "ä", &"a".repeat(33)] {
+            assert!(!is_label(label), "{label}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_taken_or_public_socks_port_is_a_sentence_that_says_what_to_do() {
+        let taken = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let error = Doors::bind(Some(taken.local_addr().unwrap()), &[]).await.unwrap_err();
+        assert!(error.to_string().contains("--socks 127.0.0.1:"), "{error}");
+        let error = Doors::bind(Some("0.0.0.0:0".parse().unwrap()), &[]).await.unwrap_err();
+        assert!(error.to_string().contains("other machines"), "{error}");
+    }
+}
