@@ -21,11 +21,10 @@ use phantom_proxy::{Connection, Limits, Proxy};
 use serde::{Deserialize, Serialize};
 use tokio::net::TcpListener;
 
-pub use local_socket::LocalSocket;
+pub use local_socket::{BindError, LocalClient, LocalSocket};
 pub use socks::SocksDoor;
 pub use status::{Link, Paths, ReadyPath, Service, Status};
 
-/// What the doors need of a running node.
 pub trait NodeHandle: Send + Sync + 'static {
     /// A connection to a port of a peer.
     type Stream: Connection;
@@ -83,37 +82,16 @@ pub fn is_label(text: &str) -> bool {
     fits && text.bytes().all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-'))
 }
 
-/// The doors of one node, open but not yet served: who cannot have them learns it before anything else is started.
-#[derive(Debug)]
+/// The doors of one node, open but not yet served.
+#[derive(Debug, Default)]
 pub struct Doors {
-    socks: Option<TcpListener>,
-    sockets: Vec<LocalSocket>,
+    /// For programs.
+    pub socks: Option<TcpListener>,
+    /// For the command line.
+    pub sockets: Vec<LocalSocket>,
 }
 
 impl Doors {
-    /// Opens a SOCKS port, and the local socket at those of `places` where no other node answers, the first of which must
-    /// be free.
-    pub async fn bind(socks: Option<SocketAddr>, places: &[PathBuf]) -> anyhow::Result<Doors> {
-        let socks = match socks {
-            Some(address) => Some(bind_socks(address).await?),
-            None => None,
-        };
-        let mut sockets = Vec::new();
-        for (index, place) in places.iter().enumerate() {
-            match LocalSocket::bind(place).await {
-                Ok(socket) => sockets.push(socket),
-                Err(error) if index > 0 => tracing::info!("no second local socket: {error}"),
-                Err(error) => return Err(error.into()),
-            }
-        }
-        Ok(Doors { socks, sockets })
-    }
-
-    /// Where SOCKS is served.
-    pub fn socks(&self) -> Option<SocketAddr> {
-        self.socks.as_ref().and_then(|listener| listener.local_addr().ok())
-    }
-
     /// Serves everything until the future is dropped.
     pub async fn serve<N: NodeHandle>(self, node: Arc<N>) {
         let sockets = join_all(self.sockets.into_iter().map(|socket| socket.serve(node.clone())));
@@ -131,7 +109,8 @@ impl Doors {
     }
 }
 
-async fn bind_socks(address: SocketAddr) -> anyhow::Result<TcpListener> {
+/// Opens a SOCKS port. It comes before anything costly, so that the user learns at once that it is taken.
+pub async fn bind_socks(address: SocketAddr) -> anyhow::Result<TcpListener> {
     anyhow::ensure!(
         address.ip().is_loopback(),
         "The SOCKS port {address} could be used from other machines. Put it on 127.0.0.1 or [::1]."
@@ -143,6 +122,19 @@ async fn bind_socks(address: SocketAddr) -> anyhow::Result<TcpListener> {
         ),
         None => format!("The SOCKS port {address} cannot be had."),
     })
+}
+
+/// Opens the local socket at those of `places` where no other node answers; the first must be free.
+pub async fn bind_sockets(places: &[PathBuf]) -> Result<Vec<LocalSocket>, BindError> {
+    let mut sockets = Vec::new();
+    for (index, place) in places.iter().enumerate() {
+        match LocalSocket::bind(place).await {
+            Ok(socket) => sockets.push(socket),
+            Err(error) if index > 0 => tracing::info!("no second local socket: {error}"),
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(sockets)
 }
 
 #[cfg(test)]
@@ -162,9 +154,9 @@ mod tests {
     #[tokio::test]
     async fn a_taken_or_public_socks_port_is_a_sentence_that_says_what_to_do() {
         let taken = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let error = Doors::bind(Some(taken.local_addr().unwrap()), &[]).await.unwrap_err();
+        let error = bind_socks(taken.local_addr().unwrap()).await.unwrap_err();
         assert!(error.to_string().contains("--socks 127.0.0.1:"), "{error}");
-        let error = Doors::bind(Some("0.0.0.0:0".parse().unwrap()), &[]).await.unwrap_err();
+        let error = bind_socks("0.0.0.0:0".parse().unwrap()).await.unwrap_err();
         assert!(error.to_string().contains("other machines"), "{error}");
     }
 }

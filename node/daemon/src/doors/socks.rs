@@ -108,9 +108,7 @@ mod tests {
 
     #[test]
     fn what_is_not_ap_is_not_allowed() {
-        for host in
-            ["example.com", "localhost", "example.ap.com", "127.0.0.1", "::1", "fd00::1", "8.8.8.8"]
-        {
+        for host in ["example.com", "localhost", "example.ap.com", "127.0.0.1", "::1", "fd00::1", "8.8.8.8"] {
             assert_eq!(peer(&Host::parse(host).unwrap()).err(), Some(DialError::NotAllowed), "{host}");
         }
     }

@@ -12,7 +12,7 @@ use super::Hosted;
 pub struct Status {
     /// Of this program.
     pub version: String,
-    /// The beginning of the node's id, in hex.
+    /// The node's id, in hex.
     pub node: String,
     /// Since the node was started.
     pub uptime_seconds: u64,
@@ -28,55 +28,57 @@ pub struct Status {
     pub links: Vec<Link>,
     /// Own routing paths.
     pub paths: Paths,
-    /// The ids of the guards in use, shortened.
-    pub guards: Vec<String>,
+    /// All relays that the own paths run through.
+    pub relays_in_use: Vec<String>,
     /// Published ports.
     pub services: Vec<Service>,
     /// Open sessions as a client.
     pub sessions: usize,
-    /// The ids of all relays that the own paths run through, shortened.
-    pub relays_in_use: Vec<String>,
-    /// Routing tunnels that this node forwards for others.
-    pub tunnels_relayed: usize,
+    /// Why no path can be built, if so.
+    pub obstacle: Option<String>,
+    /// What the user should know.
+    pub notice: Option<String>,
 }
 
 /// A link to another node.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Link {
-    /// The beginning of the other's id.
+    /// The other's id, in hex.
     pub node: String,
     /// Where it is.
     pub address: Option<SocketAddr>,
     /// Whether it was dialled from here.
     pub dialled: bool,
-    /// Bytes of cells that came in.
-    pub received: u64,
-    /// Bytes of cells that went out.
-    pub sent: u64,
+    /// Cells that came in.
+    pub cells_in: u64,
+    /// Cells that went out.
+    pub cells_out: u64,
 }
 
 /// The own routing paths.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Paths {
-    /// X-nodes of each.
+    /// Relays of each.
     pub hops: usize,
-    /// As many are kept ready.
-    pub wanted: usize,
-    /// Being built now.
-    pub building: usize,
     /// Those that stand.
     pub ready: Vec<ReadyPath>,
+    /// Built since the start.
+    pub built: u64,
+    /// Tried in vain since the start.
+    pub failed: u64,
+    /// The median time that one took to build.
+    pub build_ms: Option<u64>,
 }
 
 /// A routing path that stands.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct ReadyPath {
-    /// The ids of its relays from here to its terminal, shortened.
+    /// Its relays, from here to its terminal.
     pub relays: Vec<String>,
-    /// What it is for: "ready", "client" or "entry".
+    /// What it is for: "free", "client" or "service".
     pub purpose: String,
     /// Seconds that it has left.
     pub expires_in: u64,
@@ -88,7 +90,7 @@ pub struct Service {
     /// What is published.
     #[serde(flatten)]
     pub hosted: Hosted,
-    /// Entry paths that are published for it.
+    /// Ways in that stand.
     #[serde(default)]
     pub entries: usize,
     /// Visitors' sessions.

@@ -39,9 +39,9 @@ pub enum ClientError {
 pub struct LocalClient(UnixStream);
 
 impl LocalClient {
-    /// Finds the node that answers at the last of these places that has one: what a runtime folder says goes first.
+    /// Finds the node that answers at the first of these places.
     pub async fn connect(places: &[PathBuf]) -> Result<LocalClient, ClientError> {
-        for place in places.iter().rev() {
+        for place in places.iter() {
             match UnixStream::connect(place).await {
                 Ok(stream) => return LocalClient::greet(stream, place).await,
                 Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
@@ -50,7 +50,7 @@ impl LocalClient {
                 Err(_) => {}
             }
         }
-        Err(ClientError::NotRunning(places.iter().rev().cloned().collect()))
+        Err(ClientError::NotRunning(places.to_vec()))
     }
 
     async fn greet(stream: UnixStream, place: &Path) -> Result<LocalClient, ClientError> {

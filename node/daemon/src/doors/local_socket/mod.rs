@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use super::{HostRequest, Hosted, Status};
 
 pub use client::{ClientError, LocalClient};
-pub use place::{BindError, LocalSocket, default_state, places};
+pub use place::{BindError, LocalSocket, client_places, demo_places, node_places};
 
 /// The version of the protocol.
 pub const VERSION: u32 = 1;

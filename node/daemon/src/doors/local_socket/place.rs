@@ -1,8 +1,8 @@
 //! Where local sockets lie, and who may have one.
 //!
-//! A node's socket is `sock` in its state folder. The node that is started without a folder of its own also has
-//! `$XDG_RUNTIME_DIR/phantom/sock`, if no other node answers there. A socket file that nobody answers is left over from a
-//! node that was killed, and is replaced.
+//! A node's socket is `sock` in its state folder. It also has `$XDG_RUNTIME_DIR/phantom/sock`, if no other node answers
+//! there: that is where commands look first. A socket file that nobody answers is left over from a node that was killed,
+//! and is replaced.
 
 use std::{
     env, fs,
@@ -20,22 +20,35 @@ use tokio::net::{UnixListener, UnixStream};
 /// Longer paths do not fit into a socket's address.
 const LONGEST: usize = 107;
 
-/// Where the state of a node lies when nobody says: `$XDG_STATE_HOME/phantom`, else `~/.local/state/phantom`.
-pub fn default_state() -> Option<PathBuf> {
-    let base = folder("XDG_STATE_HOME").or_else(|| Some(folder("HOME")?.join(".local/state")));
-    base.map(|base| base.join("phantom"))
+/// Where a node that keeps its state in `state` has its socket, the sure place first.
+pub fn node_places(state: &Path) -> Vec<PathBuf> {
+    [Some(state.join("sock")), shared_place()].into_iter().flatten().collect()
 }
 
-/// The places of a socket, the sure one first. A state folder that the user named is the only place.
-pub fn places(state: Option<&Path>) -> Vec<PathBuf> {
+/// Where the demonstration has its socket: not in a state folder, for it keeps nothing.
+pub fn demo_places() -> Vec<PathBuf> {
+    let own = default_state("phantom-demo").map(|folder| folder.join("sock"));
+    [shared_place(), own].into_iter().flatten().take(1).collect()
+}
+
+/// Where a command looks for a node. A state folder that the user named is the only place.
+pub fn client_places(state: Option<&Path>) -> Vec<PathBuf> {
     match state {
         Some(state) => vec![state.join("sock")],
         None => {
-            let own = default_state().map(|state| state.join("sock"));
-            let shared = folder("XDG_RUNTIME_DIR").map(|folder| folder.join("phantom/sock"));
-            own.into_iter().chain(shared).collect()
+            let own = |name| default_state(name).map(|folder| folder.join("sock"));
+            [shared_place(), own("phantom"), own("phantom-demo")].into_iter().flatten().collect()
         }
     }
+}
+
+fn shared_place() -> Option<PathBuf> {
+    folder("XDG_RUNTIME_DIR").map(|folder| folder.join("phantom/sock"))
+}
+
+fn default_state(name: &str) -> Option<PathBuf> {
+    let base = folder("XDG_STATE_HOME").or_else(|| Some(folder("HOME")?.join(".local/state")));
+    base.map(|base| base.join(name))
 }
 
 /// A variable that names a folder. The standard says to ignore relative ones.
