@@ -9,6 +9,7 @@ pub mod identity;
 pub mod limits;
 pub mod netdb;
 pub mod network;
+pub mod node;
 pub mod path;
 pub mod time;
 pub mod tunnel;

@@ -78,6 +78,8 @@ pub const RECORDS_MESSAGE: usize = 32_768;
 pub const CLOCK_SKEW_SECS: u64 = 300;
 /// An AP entry belongs to one epoch of this length, counted from 1970, UTC.
 pub const AP_EPOCH_SECS: u64 = 24 * 3600;
+/// An AP entry is nothing any more after this; it is renewed every half hour.
+pub const AP_ENTRY_LIFE_SECS: u64 = 3 * 3600;
 /// Entry nodes of an AP entry.
 pub const ENTRIES_PER_AP: usize = 6;
 /// What is too old is swept out this often.

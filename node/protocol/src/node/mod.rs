@@ -1,0 +1,481 @@
+//! A whole node, without the world: composition of the rooms, and dispatch between them (PROTOCOL §4, §5, §7).
+//!
+//! The driver owns a [`Node`] and calls `handle_*` with what happens, then [`Node::poll_output`] until it is empty, then
+//! waits no longer than [`Node::next_timeout`] says. Cells never come here: link tasks take them to the shared
+//! [`Switch`], and what the switch cannot decide alone comes back as [`SwitchEvent`]s. The `out` argument of several
+//! calls is where the cells go that the node itself causes.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::Arc,
+    time::Duration,
+};
+
+use rand::{SeedableRng, rngs::ChaCha20Rng};
+
+use crate::{
+    crypto::datagram::SessionSecret,
+    identity::{NodeId, NodeSecret},
+    limits::SWITCH_SWEEP,
+    netdb::exchange::{Exchange, ExchangeOutput},
+    network::Network,
+    path::{
+        builder::BuildFailure,
+        builds::{BuildId, Builds},
+        hop::{HopOutput, HopSetups, NewHop},
+        keys::PathKeys,
+    },
+    time::{Moment, Now},
+    tunnel::{ExitTunnel, HopInstall, Outlet, OwnedPathId, OwnerTunnelId, Switch, SwitchEvent},
+    wire::{
+        cell::{LinkId, PathId},
+        contact::Contact,
+        control::ControlMessage,
+        hello::VERSIONS,
+        opener::Answer,
+        record::NodeFacts,
+        setup::{Round, SetupArray},
+    },
+};
+
+mod builds;
+mod hosting;
+mod neighbours;
+mod opens;
+mod pool;
+
+pub use builds::BuildStats;
+use builds::Pending;
+use hosting::Service;
+use neighbours::Neighbours;
+use opens::WaitingOpen;
+pub use opens::{OpenFailure, OpenRequest, Ticket};
+use pool::Pool;
+pub use pool::{Purpose, ReadyPath};
+
+/// Programs that share paths, look-ups and sessions; numbered by the daemon.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct GroupId(pub u64);
+
+/// A hosted identity; numbered by the node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ServiceId(pub u64);
+
+/// What a node is made of.
+pub struct NodeConfig {
+    /// Who it is.
+    pub secret: Arc<NodeSecret>,
+    /// How others reach it. Without an address it is unlisted: it owns paths, and serves in none.
+    pub contact: Contact,
+    /// The network's parameters.
+    pub network: Network,
+    /// Nodes that share an operator with this one.
+    pub family: Option<[u8; 16]>,
+    /// X-nodes of its paths.
+    pub hops: usize,
+    /// Ready paths kept ahead of need.
+    pub pool: usize,
+    /// Nodes of friends: where it begins to learn who else there is.
+    pub friends: Vec<Contact>,
+    /// What [`Output::Persist`] gave in an earlier life.
+    pub kept: Option<Vec<u8>>,
+    /// Where all its randomness comes from.
+    pub seed: [u8; 32],
+}
+
+/// What the driver must do.
+pub enum Output {
+    /// Dial this node. Then call [`Node::handle_link_up`] or [`Node::handle_dial_failed`].
+    Dial(Contact),
+    /// Send this over the link.
+    Send {
+        /// Which.
+        link: LinkId,
+        /// What.
+        message: ControlMessage,
+    },
+    /// A tunnel towards the peer is on its way: datagrams may follow at once.
+    Opened {
+        /// Whose request it answers.
+        ticket: Ticket,
+        /// The tunnel.
+        tunnel: OwnerTunnelId,
+        /// What its first datagrams are sealed with.
+        secret: SessionSecret,
+        /// The entry node that it asks for, to be avoided if it fails.
+        entry: NodeId,
+        /// Our own path that it runs in.
+        path: OwnedPathId,
+    },
+    /// There will be no tunnel.
+    OpenFailed {
+        /// Whose request it answers.
+        ticket: Ticket,
+        /// Why.
+        why: OpenFailure,
+    },
+    /// The far end of a tunnel has said what became of it.
+    Answered {
+        /// The tunnel.
+        tunnel: OwnerTunnelId,
+        /// What.
+        answer: Answer,
+    },
+    /// A visitor came in.
+    Incoming {
+        /// For whom.
+        service: ServiceId,
+        /// By which tunnel.
+        tunnel: OwnerTunnelId,
+        /// Secrets that the visitor's first datagrams may be sealed with.
+        secrets: Vec<SessionSecret>,
+    },
+    /// A tunnel is gone.
+    TunnelEnded {
+        /// Which.
+        tunnel: OwnerTunnelId,
+    },
+    /// The service's entry has been published with this many ways in.
+    Published {
+        /// Whose.
+        service: ServiceId,
+        /// How many.
+        entries: usize,
+    },
+    /// How the building of one path went.
+    Trial {
+        /// Whose request it answers.
+        ticket: Ticket,
+        /// How long it took, or why it failed.
+        outcome: Result<Duration, BuildFailure>,
+    },
+    /// End this link: its peer did what no honest node does.
+    CloseLink(LinkId),
+    /// Keep this on disk: it is the memory of guards and of the pace of building.
+    Persist(Vec<u8>),
+}
+
+/// Who waits for a link.
+#[derive(Debug)]
+enum Waiter {
+    /// Setups that we help with ask by themselves when a link comes up.
+    Setups,
+    /// So do our own circles.
+    Builds,
+    /// A tunnel whose exit we are.
+    Exit(ExitTunnel),
+    /// The exchange of records, with this node.
+    Partner(NodeId),
+}
+
+/// One node of the network.
+pub struct Node {
+    config: NodeConfig,
+    rng: ChaCha20Rng,
+    switch: Arc<Switch>,
+    neighbours: Neighbours<Waiter>,
+    exchange: Exchange,
+    path_keys: PathKeys,
+    setups: HopSetups,
+    builds: Builds,
+    circles: BTreeMap<BuildId, Pending>,
+    build_at: Moment,
+    trials: VecDeque<(Ticket, usize)>,
+    stats: BuildStats,
+    pool: Pool,
+    services: BTreeMap<ServiceId, Service>,
+    opens: Vec<WaitingOpen>,
+    counter: u64,
+    sweep_at: Moment,
+    outputs: VecDeque<Output>,
+}
+
+impl Node {
+    /// A node that knows nobody. `switch` is the one that its links use.
+    pub fn new(now: Now, config: NodeConfig, switch: Arc<Switch>) -> Node {
+        let mut rng = ChaCha20Rng::from_seed(config.seed);
+        let own = config.secret.id();
+        Node {
+            neighbours: Neighbours::new(own),
+            exchange: Exchange::new(now.moment, config.network.clone(), own, config.friends.clone()),
+            path_keys: PathKeys::new(now.unix, &mut rng),
+            setups: HopSetups::new(own),
+            builds: builds::restore(config.kept.as_deref()),
+            circles: BTreeMap::new(),
+            build_at: now.moment,
+            trials: VecDeque::new(),
+            stats: BuildStats::default(),
+            pool: Pool::default(),
+            services: BTreeMap::new(),
+            opens: Vec::new(),
+            counter: 0,
+            sweep_at: now.moment,
+            outputs: VecDeque::new(),
+            switch,
+            rng,
+            config,
+        }
+    }
+
+    /// Begins: announces itself if it is listed, and builds what its pool wants.
+    pub fn start(&mut self, now: Now, out: &mut impl Outlet) {
+        self.announce(now);
+        self.settle(now, out);
+    }
+
+    /// A link stands, whoever dialled it.
+    pub fn handle_link_up(&mut self, now: Now, link: LinkId, peer: NodeId, out: &mut impl Outlet) {
+        let waiters = self.neighbours.up(peer, link);
+        self.setups.handle_link(now, peer, Some(link));
+        self.builds.handle_link(now, peer, Some(link), &mut self.rng);
+        for waiter in waiters {
+            self.answer_waiter(now, waiter, Some(link), out);
+        }
+        self.settle(now, out);
+    }
+
+    /// A link is gone.
+    pub fn handle_link_down(&mut self, now: Now, link: LinkId, out: &mut impl Outlet) {
+        self.neighbours.down(link);
+        self.setups.handle_link_down(link);
+        self.exchange.handle_link_down(link);
+        self.builds.handle_link_down(now, link, &mut self.rng);
+        self.settle(now, out);
+    }
+
+    /// A node that was to be dialled does not answer, or is not the one.
+    pub fn handle_dial_failed(&mut self, now: Now, node: NodeId, out: &mut impl Outlet) {
+        self.setups.handle_link(now, node, None);
+        self.builds.handle_link(now, node, None, &mut self.rng);
+        for waiter in self.neighbours.unreachable(&node) {
+            self.answer_waiter(now, waiter, None, out);
+        }
+        self.settle(now, out);
+    }
+
+    /// The neighbour says something.
+    pub fn handle_message(&mut self, now: Now, link: LinkId, message: ControlMessage, out: &mut impl Outlet) {
+        let Some(peer) = self.neighbours.node(link) else {
+            return;
+        };
+        match message {
+            ControlMessage::Setup { round, connection, array } => {
+                // Our own circles take what is theirs; the rest is somebody else's circle.
+                let rest =
+                    self.builds.handle_round(now, link, round, connection, array.into(), &mut self.rng);
+                if let Some(array) = rest {
+                    let keys = &mut self.path_keys;
+                    self.setups.handle_round(now, link, peer, round, connection, array, keys);
+                }
+            }
+            ControlMessage::Partner => self.exchange.handle_partner_up(now, link, peer, false),
+            ControlMessage::Records(records) => self.exchange.handle_records(now, link, &records),
+        }
+        self.settle(now, out);
+    }
+
+    /// The switch could not decide alone.
+    pub fn handle_switch(&mut self, now: Now, event: SwitchEvent, out: &mut impl Outlet) {
+        match event {
+            SwitchEvent::Dial { exit, entry } => self.dial_for_exit(exit, entry, out),
+            SwitchEvent::Incoming { path, tunnel } => self.handle_visitor(now, path, tunnel),
+            SwitchEvent::Answered { tunnel, answer } => {
+                self.outputs.push_back(Output::Answered { tunnel, answer });
+            }
+            SwitchEvent::Echoed { path } => self.handle_echo(now, path),
+            SwitchEvent::TunnelClosed { tunnel } => self.outputs.push_back(Output::TunnelEnded { tunnel }),
+            SwitchEvent::OwnedPathEnded { path } => self.forget_path(now, path),
+            SwitchEvent::Publish { entry } => self.exchange.handle_published(now, &entry),
+            // A hop's paths are kept by the switch alone; a fault has closed what it concerns.
+            SwitchEvent::HopPathEnded { .. } | SwitchEvent::Misbehaved { .. } => {}
+        }
+        self.settle(now, out);
+    }
+
+    /// Time has passed.
+    pub fn handle_timeout(&mut self, now: Now, out: &mut impl Outlet) {
+        self.setups.handle_timeout(now);
+        self.builds.handle_timeout(now, &mut self.rng);
+        if self.path_keys.handle_timeout(now.unix, &mut self.rng) {
+            self.announce(now);
+        }
+        self.exchange.handle_timeout(now, &mut self.rng);
+        if self.sweep_at <= now.moment {
+            self.sweep_at = now.moment + SWITCH_SWEEP;
+            self.switch.handle_timeout(now.moment, out);
+            self.end_expired_paths(now, out);
+        }
+        self.settle(now, out);
+    }
+
+    /// When to call [`Node::handle_timeout`] at the latest.
+    pub fn next_timeout(&self, now: Now) -> Moment {
+        let services = self.services.values().filter_map(|service| service.publish_at);
+        let others = [
+            self.setups.next_timeout(),
+            self.builds.next_timeout(),
+            Some(self.exchange.next_timeout()),
+            self.next_refusal(),
+        ];
+        let next = others.into_iter().flatten().chain(services).min().unwrap_or(self.sweep_at);
+        next.min(self.sweep_at).max(now.moment)
+    }
+
+    /// What to do next.
+    pub fn poll_output(&mut self) -> Option<Output> {
+        self.outputs.pop_front()
+    }
+
+    /// Who this is.
+    pub fn id(&self) -> NodeId {
+        self.config.secret.id()
+    }
+
+    /// The paths that stand.
+    pub fn paths(&self) -> impl Iterator<Item = (OwnedPathId, &ReadyPath)> {
+        self.pool.iter()
+    }
+
+    /// How building went since the start.
+    pub fn build_stats(&self) -> &BuildStats {
+        &self.stats
+    }
+
+    /// X-nodes of its paths.
+    pub fn hops(&self) -> usize {
+        self.config.hops
+    }
+
+    /// Other nodes that it knows.
+    pub fn known_nodes(&self) -> usize {
+        let own = self.config.contact.id;
+        self.exchange.view().nodes().filter(|node| node.record.id() != own).count()
+    }
+
+    /// A node as its owner's user may read it: its address if it is known.
+    pub fn describe(&self, node: &NodeId) -> String {
+        let address = self.exchange.view().node(node).and_then(|known| known.record.contact().address);
+        address.map_or_else(|| node.to_string(), |address| address.to_string())
+    }
+
+    /// The links to other nodes.
+    pub fn links(&self) -> impl Iterator<Item = (NodeId, LinkId)> {
+        self.neighbours.links()
+    }
+
+    /// Everything that follows from a change: runs until nothing moves any more.
+    fn settle(&mut self, now: Now, out: &mut impl Outlet) {
+        self.drive_setups(now, out);
+        self.drive_builds(now, out);
+        self.publish_services(now, out);
+        self.refill(now, out);
+        self.serve_opens(now, out);
+        self.drive_builds(now, out);
+        self.drive_exchange(now);
+    }
+
+    /// Helps with other owners' paths.
+    fn drive_setups(&mut self, now: Now, out: &mut impl Outlet) {
+        while let Some(output) = self.setups.poll_output() {
+            match output {
+                HopOutput::NeedLink(contact) => match self.neighbours.link(&contact.id) {
+                    Some(link) => self.setups.handle_link(now, contact.id, Some(link)),
+                    None if contact.address.is_some() => self.want_link(contact, Waiter::Setups),
+                    None => self.setups.handle_link(now, contact.id, None),
+                },
+                HopOutput::Forward { link, round, connection, array } => {
+                    self.send_array(link, round, connection, array);
+                }
+                HopOutput::Install(hop) => self.install_hop(now, hop, out),
+            }
+        }
+    }
+
+    fn install_hop(&mut self, now: Now, hop: NewHop, out: &mut impl Outlet) {
+        let neighbours = hop.neighbours.map(|side| side.map(|side| (side.link, side.path)));
+        let life = Duration::from_secs(hop.expiry.0.saturating_sub(now.unix.0));
+        let install = HopInstall {
+            neighbours,
+            secret: hop.secret,
+            route_keys: hop.route_keys,
+            expires: now.moment + life,
+        };
+        if !self.switch.install_hop(now.moment, install) {
+            // An id that is taken: no honest owner draws one twice, so both go (PROTOCOL §4).
+            for (link, path) in neighbours.into_iter().flatten() {
+                self.switch.end_hop_path(link, path, out);
+            }
+        }
+    }
+
+    /// The exit's part of a join: only public addresses may be dialled, unless the network is private.
+    fn dial_for_exit(&mut self, exit: ExitTunnel, entry: Contact, out: &mut impl Outlet) {
+        match self.neighbours.link(&entry.id) {
+            Some(link) => self.switch.exit_dialled(exit, Some(link), out),
+            None if entry.address.is_some_and(|address| self.config.network.admits(address)) => {
+                self.want_link(entry, Waiter::Exit(exit));
+            }
+            None => self.switch.exit_dialled(exit, None, out),
+        }
+    }
+
+    fn answer_waiter(&mut self, now: Now, waiter: Waiter, link: Option<LinkId>, out: &mut impl Outlet) {
+        match waiter {
+            Waiter::Setups | Waiter::Builds => {}
+            Waiter::Partner(peer) => {
+                if let Some(link) = link {
+                    self.exchange.handle_partner_up(now, link, peer, true);
+                }
+            }
+            Waiter::Exit(exit) => self.switch.exit_dialled(exit, link, out),
+        }
+    }
+
+    fn want_link(&mut self, contact: Contact, waiter: Waiter) {
+        if self.neighbours.wait(contact.id, waiter) {
+            self.outputs.push_back(Output::Dial(contact));
+        }
+    }
+
+    fn send_array(&mut self, link: LinkId, round: Round, connection: PathId, array: SetupArray) {
+        let message = ControlMessage::Setup { round, connection, array: array.into() };
+        self.outputs.push_back(Output::Send { link, message });
+    }
+
+    /// Learns who else there is.
+    fn drive_exchange(&mut self, now: Now) {
+        while let Some(output) = self.exchange.poll_output(now) {
+            match output {
+                ExchangeOutput::Send { link, message } => {
+                    self.outputs.push_back(Output::Send { link, message })
+                }
+                ExchangeOutput::Dial(contact) => match self.neighbours.link(&contact.id) {
+                    Some(link) => self.exchange.handle_partner_up(now, link, contact.id, true),
+                    None => self.want_link(contact, Waiter::Partner(contact.id)),
+                },
+                ExchangeOutput::Misbehaved { link, .. } => self.outputs.push_back(Output::CloseLink(link)),
+            }
+        }
+    }
+
+    /// Signs a new record of this node and hands it to the exchange. Unlisted nodes have none.
+    fn announce(&mut self, now: Now) {
+        let Contact { address: Some(address), tls_keys, .. } = self.config.contact else {
+            return;
+        };
+        let facts = NodeFacts {
+            addresses: vec![address],
+            tls_keys,
+            path_keys: vec![self.path_keys.current().clone()],
+            versions: VERSIONS.to_vec(),
+            family: self.config.family,
+        };
+        // Facts that cannot be signed are a configuration that the driver has refused before.
+        let _ = self.exchange.announce(now, Arc::clone(&self.config.secret), facts);
+    }
+
+    fn number(&mut self) -> u64 {
+        self.counter += 1;
+        self.counter
+    }
+}
