@@ -1,0 +1,54 @@
+//! What both sides need for the proof of identity (PROTOCOL §2): the exporter that binds it to one TLS connection, and
+//! a reader of the first cell that sees at once whether it can become a Hello.
+
+use std::io;
+
+use phantom_protocol::wire::cell::{CELL, Cell, Command, TunnelId};
+use rustls::ConnectionCommon;
+use tokio::io::{AsyncRead, AsyncReadExt};
+
+/// What the TLS exporter is asked for.
+const EXPORTER: &[u8] = b"EXPORTER-phantom-link-v1";
+
+/// What binds a proof to one TLS connection, once its handshake is complete.
+pub(super) fn exporter<Side>(connection: &ConnectionCommon<Side>) -> Result<[u8; 32], rustls::Error> {
+    connection.export_keying_material([0; 32], EXPORTER, None)
+}
+
+/// What a connection begins with.
+pub(super) struct First {
+    cell: Cell,
+    length: usize,
+}
+
+impl First {
+    pub(super) fn new() -> First {
+        First { cell: Cell::new(Command::Dummy, TunnelId::new(0)), length: 0 }
+    }
+
+    /// Reads the first cell; `false` if what comes is none, as soon as that is certain. What has been read stays in
+    /// `self`, also when this future is dropped.
+    pub(super) async fn read(&mut self, stream: &mut (impl AsyncRead + Unpin)) -> io::Result<bool> {
+        while self.length < CELL {
+            let room = self.cell.0.get_mut(self.length..).unwrap_or_default();
+            match stream.read(room).await? {
+                0 => return Ok(false),
+                length => self.length += length,
+            }
+            if self.cell.0[0] != Command::Hello as u8 {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// The bytes that came.
+    pub(super) fn seen(&self) -> &[u8] {
+        self.cell.0.get(..self.length).unwrap_or_default()
+    }
+
+    /// The cell, once it is whole.
+    pub(super) fn cell(&self) -> &Cell {
+        &self.cell
+    }
+}

@@ -1,0 +1,337 @@
+//! The links of this node, and who may become one (PROTOCOL §2).
+//!
+//! There is one link per pair of nodes. Of two crossing dials the one of the smaller NodeId stays, and that is settled
+//! before either is used. The listener's Hello is what makes a link, so the listener decides:
+//!
+//! - The larger NodeId takes a dial of the smaller at once. It gives up its own dial, and if it still has an older link
+//!   to that peer, the peer has lost it, for it does not dial over a link that stands.
+//! - The smaller NodeId, while it dials or has a link that it dialled, leaves the other's dial without an answer: if the
+//!   two have crossed, the larger hangs up by itself. If it still waits after [`HOLD`], it knows nothing of our link,
+//!   and its dial is taken instead.
+
+use std::{
+    collections::HashMap,
+    net::SocketAddr,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use dashmap::DashMap;
+use futures_util::task::AtomicWaker;
+use phantom_protocol::{
+    identity::NodeId,
+    time::Moment,
+    tunnel::{FairQueue, QueueLimits, Switch},
+    wire::cell::{Cell, Command, LinkId},
+};
+use tokio::sync::{Notify, futures::OwnedNotified};
+use tokio_util::sync::CancellationToken;
+
+/// How long a dial of the larger NodeId is left without an answer while ours stands or is under way.
+pub(super) const HOLD: Duration = Duration::from_secs(3);
+/// A link reads nothing more while the driver has this many bytes of it before it.
+const BACKLOG: usize = 1 << 20;
+
+/// One link: what other tasks see of it.
+pub(super) struct Link {
+    pub(super) id: LinkId,
+    pub(super) peer: NodeId,
+    pub(super) address: Option<SocketAddr>,
+    pub(super) dialled: bool,
+    pub(super) since: Moment,
+    pub(super) counters: Counters,
+    /// Wakes the link's task.
+    pub(super) waker: AtomicWaker,
+    queue: Mutex<FairQueue>,
+    ending: AtomicU8,
+    backlog: AtomicUsize,
+}
+
+/// What a link has carried. Cells include padding and control; data cells are those of tunnels.
+#[derive(Debug, Default)]
+pub(super) struct Counters {
+    pub(super) cells_in: AtomicU64,
+    pub(super) cells_out: AtomicU64,
+    pub(super) data_in: AtomicU64,
+    pub(super) data_out: AtomicU64,
+}
+
+/// How a link is asked to end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Ending {
+    /// Not at all.
+    No = 0,
+    /// After what stands in its queue has left.
+    Orderly = 1,
+    /// At once: the peer has another.
+    Replaced = 2,
+    /// At once: what must not be dropped does not drain.
+    Stuck = 3,
+}
+
+impl Link {
+    pub(super) fn new(
+        id: LinkId,
+        peer: NodeId,
+        address: Option<SocketAddr>,
+        dialled: bool,
+        limits: QueueLimits,
+        since: Moment,
+    ) -> Link {
+        Link {
+            id,
+            peer,
+            address,
+            dialled,
+            since,
+            counters: Counters::default(),
+            waker: AtomicWaker::new(),
+            queue: Mutex::new(FairQueue::new(limits)),
+            ending: AtomicU8::new(Ending::No as u8),
+            backlog: AtomicUsize::new(0),
+        }
+    }
+
+    /// Puts a cell into the link's queue; the caller wakes the task afterwards.
+    pub(super) fn push(&self, now: Moment, cell: &Cell) {
+        if matches!(cell.command(), Ok(Command::Data)) {
+            self.counters.data_out.fetch_add(1, Ordering::Relaxed);
+        }
+        if self.queue().push(now, cell).is_err() {
+            self.end(Ending::Stuck);
+        }
+    }
+
+    /// Puts the cells of one message into the queue: nobody's come between them.
+    pub(super) fn push_message(&self, now: Moment, cells: &[Cell]) {
+        let mut queue = self.queue();
+        if cells.iter().any(|cell| queue.push(now, cell).is_err()) {
+            self.end(Ending::Stuck);
+        }
+    }
+
+    /// Cells that wait, and cells that were dropped.
+    pub(super) fn waiting_and_dropped(&self) -> (usize, u64) {
+        let queue = self.queue();
+        (queue.len(), queue.dropped())
+    }
+
+    /// Takes up to `most` cells for the wire.
+    pub(super) fn pop(&self, now: Moment, out: &mut Vec<u8>, most: usize) -> usize {
+        let cells = self.queue().pop_into(now, out, most);
+        self.counters.cells_out.fetch_add(cells as u64, Ordering::Relaxed);
+        cells
+    }
+
+    fn queue(&self) -> MutexGuard<'_, FairQueue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn end(&self, how: Ending) {
+        self.ending.fetch_max(how as u8, Ordering::AcqRel);
+        self.waker.wake();
+    }
+
+    pub(super) fn ending(&self) -> Ending {
+        match self.ending.load(Ordering::Acquire) {
+            0 => Ending::No,
+            1 => Ending::Orderly,
+            2 => Ending::Replaced,
+            _ => Ending::Stuck,
+        }
+    }
+
+    /// Whether the driver must catch up before this link may bring more.
+    pub(super) fn must_pause(&self) -> bool {
+        self.backlog.load(Ordering::SeqCst) > BACKLOG
+    }
+
+    pub(super) fn backlog_grows(&self, weight: usize) {
+        self.backlog.fetch_add(weight, Ordering::SeqCst);
+    }
+
+    pub(super) fn backlog_shrinks(&self, weight: usize) {
+        let before = self.backlog.fetch_sub(weight, Ordering::SeqCst);
+        if before > BACKLOG && before - weight <= BACKLOG {
+            self.waker.wake();
+        }
+    }
+}
+
+/// All links of a node.
+pub(super) struct Table {
+    own: NodeId,
+    switch: Arc<Switch>,
+    limits: QueueLimits,
+    most: usize,
+    links: DashMap<LinkId, Arc<Link>>,
+    peers: Mutex<Peers>,
+    changed: Arc<Notify>,
+}
+
+struct Peers {
+    next: u64,
+    links: HashMap<NodeId, Arc<Link>>,
+    dials: HashMap<NodeId, CancellationToken>,
+}
+
+/// What [`Table::begin_dial`] found.
+pub(super) enum BeginDial {
+    /// Dial; stop when the token is cancelled.
+    Go(CancellationToken),
+    /// Somebody does already.
+    UnderWay,
+    /// There is a link.
+    Up(LinkId),
+}
+
+/// What the listener does with a peer that has proved its identity.
+pub(super) enum Admission {
+    /// This is the pair's link.
+    Welcome(Arc<Link>),
+    /// Not before this resolves, or [`HOLD`] is over.
+    Hold(OwnedNotified),
+    /// There are too many links.
+    Full,
+}
+
+impl Table {
+    pub(super) fn new(own: NodeId, switch: Arc<Switch>, limits: QueueLimits, most: usize) -> Table {
+        let peers = Peers { next: LinkId::FIRST, links: HashMap::new(), dials: HashMap::new() };
+        Table {
+            own,
+            switch,
+            limits,
+            most,
+            links: DashMap::new(),
+            peers: Mutex::new(peers),
+            changed: Arc::new(Notify::new()),
+        }
+    }
+
+    /// Adds a link that has no peer: the node's link to itself.
+    pub(super) fn add_loop(&self, id: LinkId, now: Moment) -> Arc<Link> {
+        let link = Arc::new(Link::new(id, self.own, None, id == LinkId::LOOP_A, self.limits, now));
+        self.links.insert(id, Arc::clone(&link));
+        link
+    }
+
+    pub(super) fn get(&self, id: LinkId) -> Option<Arc<Link>> {
+        self.links.get(&id).map(|link| Arc::clone(&link))
+    }
+
+    pub(super) fn link_to(&self, node: &NodeId) -> Option<LinkId> {
+        self.peers().links.get(node).map(|link| link.id)
+    }
+
+    /// All links to other nodes.
+    pub(super) fn all(&self) -> Vec<Arc<Link>> {
+        self.peers().links.values().cloned().collect()
+    }
+
+    pub(super) fn begin_dial(&self, node: NodeId) -> BeginDial {
+        let mut peers = self.peers();
+        if let Some(link) = peers.links.get(&node) {
+            return BeginDial::Up(link.id);
+        }
+        if peers.dials.contains_key(&node) {
+            return BeginDial::UnderWay;
+        }
+        let stop = CancellationToken::new();
+        peers.dials.insert(node, stop.clone());
+        BeginDial::Go(stop)
+    }
+
+    /// A dial has led nowhere. Whether it still counted: a dial that was given up for another link did not.
+    pub(super) fn dial_failed(&self, node: NodeId, stop: &CancellationToken) -> bool {
+        let mut peers = self.peers();
+        let counted = !stop.is_cancelled();
+        if counted {
+            peers.dials.remove(&node);
+            self.changed.notify_waiters();
+        }
+        counted
+    }
+
+    /// The listener's Hello has come: the dial has become a link, unless it was given up meanwhile.
+    pub(super) fn dial_done(
+        &self,
+        node: NodeId,
+        stop: &CancellationToken,
+        address: SocketAddr,
+        now: Moment,
+    ) -> Option<Arc<Link>> {
+        let mut peers = self.peers();
+        if stop.is_cancelled() {
+            return None;
+        }
+        peers.dials.remove(&node);
+        Some(self.insert(&mut peers, node, address, true, now))
+    }
+
+    /// Decides about a peer that has dialled us. `patient` is false when [`HOLD`] is over.
+    pub(super) fn admit(&self, peer: NodeId, address: SocketAddr, patient: bool, now: Moment) -> Admission {
+        let mut peers = self.peers();
+        let ours = peers.dials.contains_key(&peer) || peers.links.get(&peer).is_some_and(|link| link.dialled);
+        if ours && self.own < peer && patient {
+            // Made while the lock is held: it misses no change.
+            return Admission::Hold(Arc::clone(&self.changed).notified_owned());
+        }
+        if peers.links.len() >= self.most && !peers.links.contains_key(&peer) {
+            return Admission::Full;
+        }
+        if let Some(dial) = peers.dials.remove(&peer) {
+            dial.cancel();
+        }
+        Admission::Welcome(self.insert(&mut peers, peer, address, false, now))
+    }
+
+    /// The link's task is done.
+    pub(super) fn remove(&self, link: &Link) {
+        let mut peers = self.peers();
+        if peers.links.get(&link.peer).is_some_and(|current| current.id == link.id) {
+            peers.links.remove(&link.peer);
+        }
+        self.links.remove(&link.id);
+        self.changed.notify_waiters();
+    }
+
+    /// Resolves when there is no link to any other node.
+    pub(super) async fn until_empty(&self) {
+        loop {
+            let change = self.changed.notified();
+            if self.peers().links.is_empty() {
+                return;
+            }
+            change.await;
+        }
+    }
+
+    fn insert(
+        &self,
+        peers: &mut Peers,
+        peer: NodeId,
+        address: SocketAddr,
+        dialled: bool,
+        now: Moment,
+    ) -> Arc<Link> {
+        let id = LinkId(peers.next);
+        peers.next += 1;
+        let link = Arc::new(Link::new(id, peer, Some(address), dialled, self.limits, now));
+        // Whoever finds the link can use it.
+        self.switch.link_up(id, peer, dialled);
+        self.links.insert(id, Arc::clone(&link));
+        if let Some(stale) = peers.links.insert(peer, Arc::clone(&link)) {
+            stale.end(Ending::Replaced);
+        }
+        self.changed.notify_waiters();
+        link
+    }
+
+    fn peers(&self) -> MutexGuard<'_, Peers> {
+        self.peers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

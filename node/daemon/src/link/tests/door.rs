@@ -1,0 +1,168 @@
+use phantom_protocol::wire::cell::{CELL, Command};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+};
+use tokio_rustls::{TlsAcceptor, TlsConnector, client::TlsStream};
+
+use super::*;
+
+/// A stranger who knows the node's TLS key, as every visitor does that ignores certificates.
+async fn stranger(node: &Node) -> TlsStream<TcpStream> {
+    let config = tls::client_config(node.contact.tls_keys).unwrap();
+    let name = tls::server_name(&node.contact.tls_keys).unwrap();
+    let tcp = TcpStream::connect(node.address()).await.unwrap();
+    TlsConnector::from(config).connect(name, tcp).await.unwrap()
+}
+
+async fn answer(stream: &mut TlsStream<TcpStream>) -> String {
+    let mut answer = Vec::new();
+    timeout(PATIENCE, stream.read_to_end(&mut answer)).await.unwrap().unwrap();
+    String::from_utf8(answer).unwrap()
+}
+
+#[tokio::test]
+async fn a_wrong_tls_key_gets_not_a_byte() {
+    let mut a = node(1);
+    let other = TlsIdentity::generate(a.clock.unix()).unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let served = tokio::spawn(async move {
+        let (tcp, _) = listener.accept().await.unwrap();
+        TlsAcceptor::from(tls::server_config(&other).unwrap()).accept(tcp).await.map(|_| ())
+    });
+    a.links.dial(Contact::listed(secret(2).id(), address, TlsKeys::one([9; 32])));
+    assert!(matches!(a.dial_failed().await, DialError::WrongTlsKey));
+    // TLS itself was broken off: there was no encrypted connection to send anything on.
+    assert!(served.await.unwrap().is_err());
+}
+
+#[tokio::test]
+async fn the_right_tls_key_with_another_node_behind_it_is_no_link() {
+    let (mut a, mut b) = (node(1), node(2));
+    a.links.dial(Contact::listed(secret(3).id(), b.address(), b.contact.tls_keys));
+    assert!(matches!(a.dial_failed().await, DialError::NotANode));
+    b.stays_quiet().await;
+}
+
+#[tokio::test]
+async fn a_node_of_another_network_is_a_stranger() {
+    let mut a = start(LinkConfig { network: Network::private("other"), ..config(1) });
+    let mut b = node(2);
+    a.links.dial(b.contact);
+    assert!(matches!(a.dial_failed().await, DialError::NotANode));
+    b.stays_quiet().await;
+}
+
+#[tokio::test]
+async fn private_addresses_and_unlisted_nodes_are_not_dialled() {
+    let network = Network { private_addresses: false, ..Network::private("strict") };
+    let mut a = start(LinkConfig { network, ..config(1) });
+    a.links.dial(node(2).contact);
+    assert!(matches!(a.dial_failed().await, DialError::NotPublic(_)));
+    a.links.dial(Contact::unlisted(secret(3).id()));
+    assert!(matches!(a.dial_failed().await, DialError::Unlisted));
+}
+
+#[tokio::test]
+async fn nobody_listening_is_said_so() {
+    let mut a = node(1);
+    let free = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+    a.links.dial(Contact::listed(secret(2).id(), free, TlsKeys::one([9; 32])));
+    let why = a.dial_failed().await;
+    assert!(matches!(why, DialError::Connect { .. }), "{why}");
+    // The next dial is a new one.
+    assert_eq!(a.links.dial(Contact::listed(secret(2).id(), free, TlsKeys::one([9; 32]))), Dial::UnderWay);
+}
+
+#[tokio::test]
+async fn a_node_dials_from_the_address_that_it_is_given() {
+    let mut a = start(LinkConfig { source: Some("127.16.0.1".parse().unwrap()), ..config(1) });
+    let mut b = start(LinkConfig { listen: Some("127.17.0.1:0".parse().unwrap()), ..config(2) });
+    a.links.dial(b.contact);
+    let LinkEvent::Up { address, .. } = b.event().await else { panic!() };
+    assert_eq!(address.ip().to_string(), "127.16.0.1");
+    a.up().await;
+}
+
+#[tokio::test]
+async fn strangers_meet_a_web_server() {
+    let mut a = node(1);
+    let mut hello = vec![Command::Hello as u8; CELL];
+    hello[15] = 0;
+    for said in [&b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"[..], b"\0\0\0", b"POST", &hello, &hello[..100]] {
+        let mut stream = stranger(&a).await;
+        stream.write_all(said).await.unwrap();
+        // Half a request or half a proof ends with the connection.
+        stream.shutdown().await.unwrap();
+        let answer = answer(&mut stream).await;
+        assert!(answer.starts_with("HTTP/1.1 400 Bad Request\r\n"), "{answer}");
+    }
+    a.stays_quiet().await;
+}
+
+#[tokio::test]
+async fn who_proves_nothing_in_time_meets_the_web_server_too() {
+    let a = start(LinkConfig { handshake_timeout: Duration::from_millis(300), ..config(1) });
+    let mut half = stranger(&a).await;
+    half.write_all(&[Command::Hello as u8; 100]).await.unwrap();
+    assert!(answer(&mut half).await.starts_with("HTTP/1.1 400"));
+
+    let mut idle = TcpStream::connect(a.address()).await.unwrap();
+    let mut nothing = Vec::new();
+    timeout(PATIENCE, idle.read_to_end(&mut nothing)).await.unwrap().unwrap();
+    assert!(nothing.is_empty());
+}
+
+#[tokio::test]
+async fn garbage_below_tls_is_survived() {
+    let (mut a, mut b) = (node(1), node(2));
+    for garbage in
+        [&[0u8; 4000][..], &[0x16, 3, 1, 0xff, 0xff, 1, 0, 0], b"GET / HTTP/1.1\r\n\r\n", &[0xff; 70_000]]
+    {
+        let mut tcp = TcpStream::connect(a.address()).await.unwrap();
+        // It may be reset while we still write.
+        let _ = tcp.write_all(garbage).await;
+    }
+    link(&mut b, &mut a).await;
+}
+
+fn resident_bytes() -> usize {
+    let statm = std::fs::read_to_string("/proc/self/statm").unwrap();
+    statm.split(' ').nth(1).unwrap().parse::<usize>().unwrap() * 4096
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_thousand_idle_connections_do_not_keep_an_honest_peer_out() {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    let (_, most) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+    setrlimit(Resource::RLIMIT_NOFILE, most.min(16_384), most).unwrap();
+
+    let mut a = node(1);
+    let before = resident_bytes();
+    let mut idle = Vec::new();
+    for number in 0..2_000 {
+        let mut tcp = TcpStream::connect(a.address()).await.unwrap();
+        if number % 2 == 0 {
+            // The beginning of a TLS record that never ends.
+            let _ = tcp.write_all(&[0x16, 3, 1, 0x20, 0, 1, 0, 0x1f, 0xfc]).await;
+        }
+        idle.push(tcp);
+    }
+    let mut half_done = Vec::new();
+    for _ in 0..100 {
+        half_done.push(stranger(&a).await);
+    }
+    let grown = resident_bytes().saturating_sub(before);
+    assert!(grown < 64 << 20, "{grown} bytes for strangers");
+
+    let mut honest = node(2);
+    link(&mut honest, &mut a).await;
+
+    let mut open = 0;
+    for tcp in &mut idle {
+        let closed = timeout(Duration::from_millis(1), tcp.read(&mut [0; 64])).await.is_ok();
+        open += usize::from(!closed);
+    }
+    assert!(open <= 128, "{open} idle connections of one prefix are still held");
+}
