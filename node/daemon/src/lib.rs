@@ -4,3 +4,4 @@ pub mod clock;
 pub mod demo;
 pub mod doors;
 pub mod link;
+pub mod store;
