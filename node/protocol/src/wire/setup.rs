@@ -173,6 +173,7 @@ impl PathClass {
 
 /// What a node learns in round 1.
 #[derive(Clone)]
+#[cfg_attr(test, derive(Debug))] // who is whose neighbour must not get into a log
 pub struct SetupPackage {
     /// Who must have sent the array, by the proof of its link.
     pub previous: NodeId,
@@ -220,6 +221,7 @@ impl SetupPackage {
 
 /// What a node learns in round 2.
 #[derive(Clone)]
+#[cfg_attr(test, derive(Debug))] // who is whose neighbour must not get into a log
 pub enum GoodieBox {
     /// A Y-node: forward, then forget.
     Helper,
@@ -229,6 +231,7 @@ pub enum GoodieBox {
 
 /// What an X-node keeps.
 #[derive(Clone)]
+#[cfg_attr(test, derive(Debug))] // who is whose neighbour must not get into a log
 pub struct HopBox {
     /// The final neighbours A and B, in the order that the owner has drawn. A terminal has only one: its other side is
     /// "outside".
@@ -329,3 +332,6 @@ fn zeros_to_the_end(mut reader: Reader<'_>) -> Result<(), Malformed> {
     let filler = reader.remaining();
     reader.zeros(filler)
 }
+
+#[cfg(test)]
+mod tests;
