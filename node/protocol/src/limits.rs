@@ -138,8 +138,8 @@ pub const GUARD_ABSENCE_SECS: u64 = 20 * 86_400;
 pub const GUARD_RETRY: Duration = Duration::from_secs(300);
 /// A guard is judged after this many circles with it.
 pub const GUARD_CIRCLES: u32 = 30;
-/// Successes of circles without a guard that are needed to judge it.
-pub const GUARD_COMPARED: u32 = 8;
+/// The square of the standard deviations that a guard must be worse by than chance explains.
+pub const GUARD_DOUBT: i128 = 11;
 /// A guard that denies selectively is set aside for this long.
 pub const GUARD_ASIDE_SECS: u64 = 30 * 86_400;
 /// Guards set aside within that time; at the next one building stops.

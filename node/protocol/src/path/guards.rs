@@ -4,7 +4,8 @@
 //! 60 to 120 days after it came, or when its record was not seen for 20 days. In use are the first four of the list that
 //! can be reached and have a fresh record; the next ones stand in for others and step back when those return. Each
 //! circle takes three of the four at random, so that circles with and without each guard can be counted: a guard with
-//! which less than half as many circles succeed as without it denies the others' paths, and is set aside for 30 days.
+//! which less than half as many circles succeed as without it, more clearly than by chance, denies the others' paths,
+//! and is set aside for 30 days.
 //! That may happen twice within 30 days; before a third time building stops, because an attacker could otherwise walk
 //! the owner from guard to guard.
 
@@ -17,7 +18,7 @@ use super::{diversity::Diversity, plan::Candidate};
 use crate::{
     identity::NodeId,
     limits::{
-        GUARD_ABSENCE_SECS, GUARD_ASIDE_SECS, GUARD_CIRCLES, GUARD_COMPARED, GUARD_LIFE_SECS, GUARD_RETRY,
+        GUARD_ABSENCE_SECS, GUARD_ASIDE_SECS, GUARD_CIRCLES, GUARD_DOUBT, GUARD_LIFE_SECS, GUARD_RETRY,
         GUARD_SAMPLE, GUARDS, GUARDS_ASIDE, GUARDS_PER_CIRCLE, SECOND_SET, SECOND_SET_LEAST_SECS,
         SECOND_SET_MOST_SECS,
     },
@@ -252,18 +253,22 @@ impl Guard {
         self.without = Tally::default();
     }
 
-    /// Names a denier. After each judgement half of what was counted is forgotten, so that each is made on mostly new
-    /// circles.
+    /// Names a denier: after 30 circles with it, less than half of the others' success, and so far below it that chance
+    /// explains it once in two thousand judgements only. While the first holds and the second does not, counting goes
+    /// on; else half of what was counted is forgotten, so that each judgement is made on mostly new circles.
     fn judge(&mut self) -> Option<NodeId> {
-        if self.with.circles < GUARD_CIRCLES || self.without.successes < GUARD_COMPARED {
+        if self.with.circles < GUARD_CIRCLES {
             return None;
         }
-        // successes with / circles with < half of (successes without / circles without)
-        let with = 2 * u64::from(self.with.successes) * u64::from(self.without.circles);
-        let without = u64::from(self.without.successes) * u64::from(self.with.circles);
-        self.with.halve();
-        self.without.halve();
-        (with < without).then_some(self.id)
+        let suspicious = self.with.is_below_half_of(self.without);
+        if suspicious && self.with.differs_from(self.without) {
+            return Some(self.id);
+        }
+        if !suspicious || self.with.circles >= 2 * GUARD_CIRCLES {
+            self.with.halve();
+            self.without.halve();
+        }
+        None
     }
 
     fn encode(&self, out: &mut Writer) {
@@ -289,6 +294,19 @@ impl Tally {
     fn count(&mut self, success: bool) {
         self.circles = self.circles.saturating_add(1);
         self.successes = self.successes.saturating_add(u32::from(success));
+    }
+
+    fn is_below_half_of(self, other: Tally) -> bool {
+        2 * u64::from(self.successes) * u64::from(other.circles)
+            < u64::from(other.successes) * u64::from(self.circles)
+    }
+
+    /// The test for two proportions, squared and without fractions:
+    /// z^2 = (bn - am)^2 (n + m) / (nm (a + b) (n + m - a - b)), for a of n and b of m, is above [`GUARD_DOUBT`].
+    fn differs_from(self, other: Tally) -> bool {
+        let [a, n, b, m] = [self.successes, self.circles, other.successes, other.circles].map(i128::from);
+        let difference = b * n - a * m;
+        difference * difference * (n + m) > GUARD_DOUBT * n * m * (a + b) * (n + m - a - b)
     }
 
     fn halve(&mut self) {
@@ -322,3 +340,6 @@ fn list<T>(
     }
     (0..count).map(|_| item(reader)).collect()
 }
+
+#[cfg(test)]
+mod tests;
