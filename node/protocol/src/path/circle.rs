@@ -237,3 +237,6 @@ fn distinct(count: usize, rng: &mut impl CryptoRng) -> Vec<PathId> {
     }
     ids
 }
+
+#[cfg(test)]
+mod tests;

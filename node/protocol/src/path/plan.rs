@@ -297,3 +297,6 @@ impl Draw<'_> {
         )
     }
 }
+
+#[cfg(test)]
+mod tests;
