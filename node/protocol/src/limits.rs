@@ -90,6 +90,8 @@ pub const PARTNERS_ASKED: usize = 3;
 pub const PARTNERS: usize = 1_024;
 /// A node that lacks partners asks another one this often.
 pub const PARTNER_PAUSE: Duration = Duration::from_secs(30);
+/// A node that has no partner at all asks another one this often.
+pub const PARTNER_PAUSE_ALONE: Duration = Duration::from_secs(3);
 /// News about one record go to partners at most this often.
 pub const FORWARD_PAUSE: Duration = Duration::from_secs(5);
 /// Bytes of records that a partner is sent: at once, and per second.

@@ -29,7 +29,10 @@ use super::{
 };
 use crate::{
     identity::{NodeId, NodeSecret},
-    limits::{NODE_RECORD_RENEW, PARTNER_PAUSE, PARTNERS, PARTNERS_ASKED, PUBLISHED_AT_TERMINALS, SWEEP},
+    limits::{
+        NODE_RECORD_RENEW, PARTNER_PAUSE, PARTNER_PAUSE_ALONE, PARTNERS, PARTNERS_ASKED,
+        PUBLISHED_AT_TERMINALS, SWEEP,
+    },
     network::Network,
     time::{Moment, Now, UnixTime},
     wire::{
@@ -210,7 +213,8 @@ impl Exchange {
             self.next_sweep = now.moment + SWEEP;
         }
         if now.moment >= self.next_partner {
-            self.next_partner = now.moment + PARTNER_PAUSE;
+            let lonely = self.partners.is_empty();
+            self.next_partner = now.moment + if lonely { PARTNER_PAUSE_ALONE } else { PARTNER_PAUSE };
             self.seek_partner(rng);
         }
         if self.announced.as_ref().is_some_and(|announced| now.moment >= announced.renew) {
