@@ -153,7 +153,7 @@ impl Switch {
             Some(Seat::Origin(origin)) => self.data_for_owner(from, &origin, cell, out),
             Some(Seat::FromOwner(terminal)) => {
                 terminal.used.touch();
-                if let Err(fault) = terminal.from_owner(cell, &self.held, out) {
+                if let Err(fault) = terminal.handle_owner_cell(cell, &self.held, out) {
                     self.fault(terminal.at, from, fault, out);
                 }
             }
@@ -165,7 +165,7 @@ impl Switch {
 
     fn data_from_join(&self, from: LinkId, terminal: &Terminal, cell: &mut Cell, out: &mut impl Outlet) {
         terminal.used.touch();
-        match terminal.from_join(cell) {
+        match terminal.handle_join_cell(cell) {
             Ok(()) => out.forward(terminal.owner.0, cell),
             Err(fault) => {
                 // No relay stands between two terminals: a bad body is the peer's own.

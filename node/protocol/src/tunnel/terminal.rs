@@ -141,7 +141,7 @@ impl Terminal {
     }
 
     /// A data cell of the owner.
-    pub(super) fn from_owner(
+    pub(super) fn handle_owner_cell(
         &self,
         cell: &mut Cell,
         held: &HeldCells,
@@ -189,7 +189,7 @@ impl Terminal {
     }
 
     /// A data cell of the other terminal: becomes the one for the owner.
-    pub(super) fn from_join(&self, cell: &mut Cell) -> Result<(), Fault> {
+    pub(super) fn handle_join_cell(&self, cell: &mut Cell) -> Result<(), Fault> {
         lock(&self.join_gap).accept(cell.index())?;
         if !self.answered.load(Ordering::Relaxed) || !body::scrub(cell.body_mut())?.crosses() {
             return Err(Fault::NoBusiness);

@@ -71,6 +71,8 @@ pub(crate) struct Net {
     /// (node, its link) to (peer, its link).
     links: BTreeMap<(usize, LinkId), (usize, LinkId)>,
     next_link: u64,
+    /// The ends of all paths that a node is part of.
+    ends: BTreeMap<usize, Vec<(LinkId, PathId)>>,
     pub(crate) rng: ChaCha20Rng,
     /// Links are made for whoever wants to dial.
     pub(crate) dial: bool,
@@ -90,6 +92,7 @@ impl Net {
             nodes,
             links: BTreeMap::new(),
             next_link: LinkId::FIRST,
+            ends: BTreeMap::new(),
             rng,
             dial: true,
         };
@@ -161,6 +164,7 @@ impl Net {
         }
         self.install(before, towards_owner.unwrap(), None, vec![route_key.clone()], &mut owned, expires);
         let (link, path) = first.unwrap();
+        self.ends.entry(owner).or_default().push((link, path));
         let install = OwnedInstall { link, path, hops: owned, accepts: true, expires };
         let id = self.nodes[owner].switch.install_owned(self.now, install).unwrap();
         Built { owner, id, hops, route_key }
@@ -177,6 +181,7 @@ impl Net {
     ) {
         let secret = Key::random(&mut self.rng);
         let owner_side = if self.rng.random() { Side::A } else { Side::B };
+        self.ends.entry(node).or_default().extend([Some(back), onward].into_iter().flatten());
         let neighbours = match owner_side {
             Side::A => [Some(back), onward],
             Side::B => [onward, Some(back)],
@@ -273,6 +278,24 @@ impl Net {
             self.at(node, |switch, out| switch.exit_dialled(*exit, link, out));
         }
         !dials.is_empty()
+    }
+
+    pub(crate) fn hop_ends(&self, node: usize) -> Vec<(LinkId, PathId)> {
+        self.ends.get(&node).cloned().unwrap_or_default()
+    }
+
+    pub(crate) fn links_of(&self, node: usize) -> Vec<LinkId> {
+        self.links.keys().filter(|(at, _)| *at == node).map(|(_, link)| *link).collect()
+    }
+
+    /// Lets time pass, then has every node sweep.
+    pub(crate) fn pass_time(&mut self, time: std::time::Duration) {
+        self.now = self.now + time;
+        let now = self.now;
+        for node in 0..self.nodes.len() {
+            self.at(node, |switch, out| switch.handle_timeout(now, out));
+        }
+        self.run();
     }
 
     pub(crate) fn take_events(&mut self, node: usize) -> Vec<SwitchEvent> {
