@@ -5,3 +5,4 @@ pub mod demo;
 pub mod doors;
 pub mod link;
 pub mod store;
+pub mod session;

@@ -1,0 +1,297 @@
+//! The sessions of this node's clients: one per isolation group, speaker and peer (PROTOCOL §6). A second connection
+//! to the same peer costs one more stream.
+
+use std::{
+    collections::BTreeMap,
+    fmt,
+    sync::{
+        Arc, Mutex, PoisonError, Weak,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use phantom_protocol::identity::{ApPublic, ApSecret};
+use quinn::{ClientConfig, Connection, ConnectionError, Endpoint, TokioRuntime, VarInt};
+use rand::{rand_core::UnwrapErr, rngs::SysRng};
+use tokio::{
+    sync::Mutex as AsyncMutex,
+    time::{Instant, sleep, timeout, timeout_at},
+};
+
+use super::{
+    Group, OpenError, OpenTunnel, OpenedTunnel, SpeakAs, TunnelRequest,
+    congestion::CongestionConfig,
+    error::Refusal,
+    socket_client::{ClientSocket, PEER, Shared},
+    stream::{SessionStream, Streams},
+    tls,
+    transport::{endpoint, transport},
+    watch::{OPENING, Watch},
+};
+
+/// A program that connects waits no longer.
+const CONNECT: Duration = Duration::from_secs(60);
+/// A handshake is given so long on the first tunnel, twice as long on the next.
+const FIRST_HANDSHAKE: Duration = Duration::from_secs(4);
+const LONGEST_HANDSHAKE: Duration = Duration::from_secs(16);
+/// Pauses between tunnels that could not be opened.
+const FIRST_PAUSE: Duration = Duration::from_millis(250);
+const LONGEST_PAUSE: Duration = Duration::from_secs(10);
+
+/// All sessions of this node's clients.
+#[derive(Clone)]
+pub struct SessionPool(Arc<Pool>);
+
+struct Pool {
+    opener: Arc<dyn OpenTunnel>,
+    congestion: CongestionConfig,
+    slots: Mutex<BTreeMap<Key, Arc<Slot>>>,
+    /// Tells slots of the same key apart.
+    serial: AtomicU64,
+}
+
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
+struct Key {
+    group: Group,
+    speaker: Option<ApPublic>,
+    peer: ApPublic,
+}
+
+/// The place of one session, and the identity that it speaks as.
+struct Slot {
+    serial: u64,
+    identity: Arc<ApSecret>,
+    session: AsyncMutex<Attempt>,
+}
+
+#[derive(Default)]
+enum Attempt {
+    #[default]
+    None,
+    Session(Session),
+    /// Those who began to wait before this share the refusal.
+    Refused(Instant, Refusal),
+}
+
+/// One session: cheap to clone.
+#[derive(Clone)]
+struct Session {
+    connection: Connection,
+    streams: Streams,
+}
+
+impl SessionPool {
+    /// No sessions yet. Needs a tokio runtime from the first connection on.
+    pub fn new(opener: Arc<dyn OpenTunnel>, congestion: CongestionConfig) -> SessionPool {
+        SessionPool(Arc::new(Pool { opener, congestion, slots: Mutex::default(), serial: AtomicU64::new(0) }))
+    }
+
+    /// Connects to a port of `peer`, or says exactly why not.
+    pub async fn connect(
+        &self,
+        group: &Group,
+        speak_as: &SpeakAs,
+        peer: ApPublic,
+        port: u16,
+    ) -> Result<SessionStream, Refusal> {
+        let attempt = async {
+            let first = self.connect_once(group, speak_as, peer, port).await;
+            match first {
+                // The session may have died of old age just then; a new one decides.
+                Err(Refusal::SessionLost) => self.connect_once(group, speak_as, peer, port).await,
+                decided => decided,
+            }
+        };
+        timeout(CONNECT, attempt).await.unwrap_or(Err(Refusal::TimedOut))
+    }
+
+    /// Sessions that are open or being opened.
+    pub fn sessions(&self) -> usize {
+        self.0.slots().len()
+    }
+
+    /// Ends all sessions of a group; its streams are lost.
+    pub async fn end_group(&self, group: &Group) {
+        let slots: Vec<_> = {
+            let mut slots = self.0.slots();
+            let keys: Vec<_> = slots.keys().filter(|key| key.group == *group).cloned().collect();
+            keys.iter().filter_map(|key| slots.remove(key)).collect()
+        };
+        for slot in slots {
+            if let Attempt::Session(session) = &*slot.session.lock().await {
+                session.connection.close(VarInt::from_u32(0), b"");
+            }
+        }
+    }
+
+    async fn connect_once(
+        &self,
+        group: &Group,
+        speak_as: &SpeakAs,
+        peer: ApPublic,
+        port: u16,
+    ) -> Result<SessionStream, Refusal> {
+        let speaker = match speak_as {
+            SpeakAs::OneTime => None,
+            SpeakAs::Kept(secret) => Some(secret.public()),
+        };
+        let key = Key { group: group.clone(), speaker, peer };
+        let slot = self.0.slot(&key, speak_as);
+        let session = self.0.session(&key, &slot).await?;
+        let open = session.streams.enter();
+        let (send, recv) = session.connection.open_bi().await.map_err(|_| Refusal::SessionLost)?;
+        let mut stream = SessionStream::new(send, recv, Some(open));
+        stream.request(port).await?;
+        Ok(stream)
+    }
+}
+
+impl Pool {
+    fn slots(&self) -> std::sync::MutexGuard<'_, BTreeMap<Key, Arc<Slot>>> {
+        self.slots.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn slot(&self, key: &Key, speak_as: &SpeakAs) -> Arc<Slot> {
+        let new = || {
+            let identity = match speak_as {
+                SpeakAs::OneTime => Arc::new(ApSecret::generate(&mut UnwrapErr(SysRng))),
+                SpeakAs::Kept(secret) => secret.clone(),
+            };
+            let serial = self.serial.fetch_add(1, Ordering::Relaxed);
+            Arc::new(Slot { serial, identity, session: AsyncMutex::default() })
+        };
+        self.slots().entry(key.clone()).or_insert_with(new).clone()
+    }
+
+    fn forget(&self, key: &Key, serial: u64) {
+        let mut slots = self.slots();
+        if slots.get(key).is_some_and(|slot| slot.serial == serial) {
+            slots.remove(key);
+        }
+    }
+
+    /// The session of a slot; the first who asks makes it, the others wait.
+    async fn session(self: &Arc<Self>, key: &Key, slot: &Arc<Slot>) -> Result<Session, Refusal> {
+        let asked = Instant::now();
+        let mut attempt = slot.session.lock().await;
+        match &*attempt {
+            Attempt::Session(session) if session.connection.close_reason().is_none() => {
+                return Ok(session.clone());
+            }
+            Attempt::Refused(when, refusal) if *when >= asked => return Err(*refusal),
+            _ => {}
+        }
+        match self.establish(key, slot).await {
+            Ok(session) => {
+                *attempt = Attempt::Session(session.clone());
+                Ok(session)
+            }
+            Err(refusal) => {
+                *attempt = Attempt::Refused(Instant::now(), refusal);
+                self.forget(key, slot.serial);
+                Err(refusal)
+            }
+        }
+    }
+
+    async fn establish(self: &Arc<Self>, key: &Key, slot: &Slot) -> Result<Session, Refusal> {
+        let deadline = Instant::now() + CONNECT / 2;
+        let (mut patience, mut pause) = (FIRST_HANDSHAKE, FIRST_PAUSE);
+        let mut request = TunnelRequest {
+            group: key.group.clone(),
+            peer: key.peer,
+            avoid: Vec::new(),
+            fresh: false,
+            proven: false,
+        };
+        loop {
+            let opening =
+                timeout_at(deadline.min(Instant::now() + OPENING), self.opener.open(request.clone()));
+            let failed = match opening.await.unwrap_or(Err(OpenError::Unreachable)) {
+                Err(OpenError::NotFound) => return Err(OpenError::NotFound.into()),
+                Err(error) => {
+                    sleep(pause).await;
+                    pause = (pause * 2).min(LONGEST_PAUSE);
+                    error.into()
+                }
+                Ok(opened) => {
+                    let entry = opened.entry;
+                    match self.handshake(opened, request.clone(), slot, patience).await {
+                        Ok(watch) => return Ok(self.start(watch, key, slot)),
+                        Err(Refusal::NotAuthentic) => return Err(Refusal::NotAuthentic),
+                        Err(refusal) => {
+                            request.avoid.push(entry);
+                            request.fresh = request.avoid.len() > 1;
+                            patience = (patience * 2).min(LONGEST_HANDSHAKE);
+                            refusal
+                        }
+                    }
+                }
+            };
+            if Instant::now() >= deadline {
+                return Err(failed);
+            }
+        }
+    }
+
+    /// One handshake over one tunnel.
+    async fn handshake(
+        &self,
+        opened: OpenedTunnel,
+        request: TunnelRequest,
+        slot: &Slot,
+        patience: Duration,
+    ) -> Result<Watch, Refusal> {
+        let (shared, route, entry) = (Arc::<Shared>::default(), Arc::<AtomicU64>::default(), opened.entry);
+        let socket = ClientSocket::new(opened.tunnel, opened.secret, shared.clone());
+        let inbox = socket.inbox();
+        let quic = Endpoint::new_with_abstract_socket(endpoint(), None, socket, Arc::new(TokioRuntime))
+            .map_err(|_| Refusal::Failed)?;
+        let tls = tls::client(slot.identity.clone(), request.peer).map_err(|_| Refusal::Failed)?;
+        let mut config = ClientConfig::new(Arc::new(tls));
+        config.transport_config(Arc::new(transport(&self.congestion, route.clone())));
+        let connecting = quic.connect_with(config, PEER, tls::NAME).map_err(|_| Refusal::Failed)?;
+        let connection = tokio::select! {
+            connected = timeout(patience, connecting) => match connected {
+                Ok(Ok(connection)) => connection,
+                Ok(Err(ConnectionError::TransportError(error))) if is_wrong_key(&error) => {
+                    return Err(Refusal::NotAuthentic);
+                }
+                Ok(Err(_)) => return Err(Refusal::SessionLost),
+                Err(_) => return Err(Refusal::TimedOut),
+            },
+            () = inbox.closed() => return Err(OpenError::Unreachable.into()),
+        };
+        let (opener, streams) = (self.opener.clone(), Streams::default());
+        Ok(Watch { connection, endpoint: quic, streams, opener, request, shared, route, inbox, entry })
+    }
+
+    fn start(self: &Arc<Self>, watch: Watch, key: &Key, slot: &Slot) -> Session {
+        let session = Session { connection: watch.connection.clone(), streams: watch.streams.clone() };
+        let (pool, key, serial): (Weak<Pool>, _, _) = (Arc::downgrade(self), key.clone(), slot.serial);
+        tokio::spawn(async move {
+            watch.run().await;
+            if let Some(pool) = pool.upgrade() {
+                pool.forget(&key, serial);
+            }
+        });
+        session
+    }
+}
+
+/// The alert that `tls` raises for a key that is not the peer's.
+fn is_wrong_key(error: &quinn_proto::TransportError) -> bool {
+    let alerts = [
+        rustls::AlertDescription::AccessDenied,
+        rustls::AlertDescription::BadCertificate,
+        rustls::AlertDescription::DecryptError,
+    ];
+    alerts.iter().any(|alert| error.code == quinn::TransportErrorCode::crypto(u8::from(*alert)))
+}
+
+impl fmt::Debug for SessionPool {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "SessionPool({} sessions)", self.sessions())
+    }
+}

@@ -1,0 +1,212 @@
+//! Streams of a session: one TCP connection each (PROTOCOL §6).
+//!
+//! The client opens with a request (version, protocol, port), the service answers with one byte, then both sides
+//! carry bytes. The end of one direction is TCP's half-close, a reset is TCP's reset. A stream that is dropped while
+//! its peer still sends behaves like a TCP socket that was closed: the peer is reset when it sends more.
+
+use std::{
+    future::poll_fn,
+    io,
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use bytes::BytesMut;
+use quinn::{ReadError, RecvStream, SendStream, VarInt, WriteError};
+use tokio::{
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf},
+    net::{TcpStream, tcp::ReadHalf, tcp::WriteHalf},
+};
+
+use super::error::Refusal;
+
+/// The version of the request.
+const VERSION: u8 = 1;
+/// The protocol number of TCP.
+const TCP: u8 = 6;
+/// Version 1, protocol 1, port 2.
+const REQUEST: usize = 4;
+/// A writer of bulk lets others have their turn after so many bytes.
+const TURN: usize = 64 << 10;
+/// What the peer learns when a stream was reset.
+pub(super) const RESET: VarInt = VarInt::from_u32(1);
+
+/// Counts the open streams of a session.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Streams(Arc<AtomicUsize>);
+
+impl Streams {
+    /// How many are open.
+    pub(super) fn open(&self) -> usize {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    /// One more, until what is returned is dropped.
+    pub(super) fn enter(&self) -> OpenStream {
+        self.0.fetch_add(1, Ordering::Relaxed);
+        OpenStream(self.0.clone())
+    }
+}
+
+/// One open stream.
+#[derive(Debug)]
+pub(super) struct OpenStream(Arc<AtomicUsize>);
+
+impl Drop for OpenStream {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// A connection to a peer's port, or from a peer: bytes both ways.
+///
+/// `shutdown` is TCP's half-close. Dropping it closes it; [`SessionStream::reset`] resets it.
+#[derive(Debug)]
+pub struct SessionStream {
+    send: SendStream,
+    recv: RecvStream,
+    written: usize,
+    _open: Option<OpenStream>,
+}
+
+impl SessionStream {
+    pub(super) fn new(send: SendStream, recv: RecvStream, open: Option<OpenStream>) -> SessionStream {
+        SessionStream { send, recv, written: 0, _open: open }
+    }
+
+    /// Ends both directions at once; the peer's program sees a reset connection.
+    pub fn reset(mut self) {
+        self.abort();
+    }
+
+    /// Asks the service for `port`.
+    pub(super) async fn request(&mut self, port: u16) -> Result<(), Refusal> {
+        let [high, low] = port.to_be_bytes();
+        self.send.write_all(&[VERSION, TCP, high, low]).await.map_err(|_| Refusal::SessionLost)?;
+        let mut answer = [0];
+        self.recv.read_exact(&mut answer).await.map_err(|_| Refusal::SessionLost)?;
+        let [code] = answer;
+        Refusal::from_code(code).map_or(Ok(()), Err)
+    }
+
+    /// Reads what a client asks for: the port.
+    pub(super) async fn read_request(&mut self) -> Result<u16, Refusal> {
+        let mut request = [0; REQUEST];
+        self.recv.read_exact(&mut request).await.map_err(|_| Refusal::SessionLost)?;
+        match request {
+            [VERSION, TCP, high, low] => Ok(u16::from_be_bytes([high, low])),
+            _ => Err(Refusal::ProtocolUnknown),
+        }
+    }
+
+    /// Answers a request.
+    pub(super) async fn answer(&mut self, refusal: Option<Refusal>) -> Result<(), Refusal> {
+        let code = refusal.map_or(0, Refusal::code);
+        self.send.write_all(&[code]).await.map_err(|_| Refusal::SessionLost)
+    }
+
+    fn abort(&mut self) {
+        let _already_ended = self.send.reset(RESET);
+        let _already_ended = self.recv.stop(RESET);
+    }
+}
+
+impl AsyncRead for SessionStream {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.recv).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for SessionStream {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        if self.written >= TURN {
+            self.written = 0;
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        let written = ready!(AsyncWrite::poll_write(Pin::new(&mut self.send), cx, buf))?;
+        self.written += written;
+        Poll::Ready(Ok(written))
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        AsyncWrite::poll_flush(Pin::new(&mut self.send), cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        AsyncWrite::poll_shutdown(Pin::new(&mut self.send), cx)
+    }
+}
+
+/// Why a spliced connection ended before its time.
+#[derive(Debug)]
+enum Broken {
+    /// The peer's program has reset it, or the session is lost.
+    Peer,
+    /// The local program has.
+    Local,
+}
+
+/// Carries bytes between a local connection and a stream until both directions have ended. Half-close stays
+/// half-close and a reset stays a reset, in both directions. Returns the bytes sent and received, if nothing broke.
+pub async fn splice(mut tcp: TcpStream, mut stream: SessionStream) -> io::Result<(u64, u64)> {
+    let ended = {
+        let (read, write) = tcp.split();
+        tokio::try_join!(upward(read, &mut stream.send), downward(&mut stream.recv, write))
+    };
+    ended.map_err(|broken| {
+        let _best_effort = socket2::SockRef::from(&tcp).set_linger(Some(Duration::ZERO));
+        stream.abort();
+        match broken {
+            Broken::Peer => io::Error::new(io::ErrorKind::ConnectionReset, "reset by the peer"),
+            Broken::Local => io::Error::new(io::ErrorKind::ConnectionReset, "reset by the local program"),
+        }
+    })
+}
+
+async fn upward(mut tcp: ReadHalf<'_>, send: &mut SendStream) -> Result<u64, Broken> {
+    let stopped = send.stopped();
+    tokio::pin!(stopped);
+    let (mut total, mut turn, mut unwanted) = (0, 0, false);
+    let mut buffer = BytesMut::new();
+    loop {
+        buffer.reserve(TURN / 2);
+        let read = tokio::select! {
+            read = tcp.read_buf(&mut buffer) => read.map_err(|_| Broken::Local)?,
+            why = &mut stopped, if !unwanted => match why {
+                Ok(Some(RESET)) | Err(_) => return Err(Broken::Peer),
+                _ => { unwanted = true; continue } // closed: an error only if there is more to send
+            },
+        };
+        if read == 0 {
+            let _peer_has_stopped = send.finish();
+            return Ok(total);
+        }
+        send.write_chunk(buffer.split().freeze()).await.map_err(|_: WriteError| Broken::Peer)?;
+        (total, turn) = (total + read as u64, turn + read);
+        if turn >= TURN {
+            turn = 0;
+            tokio::task::yield_now().await;
+        }
+    }
+}
+
+async fn downward(recv: &mut RecvStream, mut tcp: WriteHalf<'_>) -> Result<u64, Broken> {
+    let mut total = 0;
+    while let Some(chunk) = recv.read_chunk(TURN, true).await.map_err(|_: ReadError| Broken::Peer)? {
+        tcp.write_all(&chunk.bytes).await.map_err(|_| Broken::Local)?;
+        total += chunk.bytes.len() as u64;
+    }
+    // The peer's half-close. An error means that the local program has gone, which `upward` sees too.
+    let _ = poll_fn(|cx| Pin::new(&mut tcp).poll_shutdown(cx)).await;
+    Ok(total)
+}
