@@ -3,6 +3,8 @@
 //! `cargo bench -p phantom-protocol --bench switch`
 #![allow(clippy::expect_used)] // a bench that cannot be set up may panic
 
+use std::time::Duration;
+
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use phantom_protocol::{
     crypto::Key,
@@ -45,8 +47,14 @@ fn secret(hop: u8) -> Key {
 fn owner(out: &mut Last) -> (Switch, OwnerTunnelId) {
     let owner = node(10, &[11]);
     let hops = (11..=13).map(|hop| OwnedHop { secret: secret(hop), owner_side: Side::A }).collect();
-    let install =
-        OwnedInstall { link: LinkId(11), path: PathId::new(1), hops, accepts: false, expires: NEVER };
+    let install = OwnedInstall {
+        link: LinkId(11),
+        path: PathId::new(1),
+        hops,
+        accepts: false,
+        expires: NEVER,
+        idle: Duration::MAX,
+    };
     let path = owner.install_owned(Moment(0), install).expect("the link is up");
     let tunnel = owner.open_tunnel(Moment(0), path, &Opener::Echo, out).expect("the path is new");
     (owner, tunnel)
@@ -59,6 +67,7 @@ fn relay() -> (Switch, TunnelId, LinkId) {
         secret: secret(11),
         route_keys: Vec::new(),
         expires: NEVER,
+        idle: Duration::MAX,
     };
     assert!(relay.install_hop(Moment(0), install));
     (relay, TunnelId::new(1), LinkId(10))

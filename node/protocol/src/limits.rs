@@ -157,8 +157,6 @@ pub const SECOND_SET_MOST_SECS: u64 = 14 * 86_400;
 pub const CELLS_WHILE_DIALLING_ALL: usize = 16_384;
 /// Of the tunnels in an accepting path, what one exit's link may hold.
 pub const TUNNELS_PER_EXIT: usize = TUNNELS_PER_PATH / 4;
-/// A hop ends a path without tunnels after this.
-pub const PATH_IDLE: Duration = Duration::from_secs(3600);
 /// The driver sweeps the switch this often.
 pub const SWITCH_SWEEP: Duration = Duration::from_secs(1);
 /// CoDel: a tunnel's cells may wait this long in a link's queue.

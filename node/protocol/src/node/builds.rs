@@ -186,6 +186,7 @@ impl Node {
                 .collect(),
             accepts: !path.route_keys.is_empty(),
             expires: now.moment + Duration::from_secs(path.expiry.0.saturating_sub(now.unix.0)),
+            idle: path.idle,
         };
         self.switch.install_owned(now.moment, install)
     }

@@ -399,6 +399,7 @@ impl Node {
             secret: hop.secret,
             route_keys: hop.route_keys,
             expires: now.moment + life,
+            idle: hop.idle,
         };
         if !self.switch.install_hop(now.moment, install) {
             // An id that is taken: no honest owner draws one twice, so both go (PROTOCOL §4).

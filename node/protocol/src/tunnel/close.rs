@@ -184,14 +184,18 @@ impl Switch {
     }
 
     pub(super) fn close_cell(&self, tunnel: TunnelId) -> Cell {
-        let mut cell = Cell::new(Command::Close, tunnel);
-        *cell.body_mut() = self.random();
-        cell
+        self.random_cell(Command::Close, tunnel)
     }
 
     fn destroy_cell(&self, path: PathId) -> Cell {
-        let mut cell = Cell::new(Command::Destroy, TunnelId::default());
+        let mut cell = self.random_cell(Command::Destroy, TunnelId::default());
         cell.set_path(path);
+        cell
+    }
+
+    /// A cell that says all it has to say in its header.
+    pub(super) fn random_cell(&self, command: Command, tunnel: TunnelId) -> Cell {
+        let mut cell = Cell::new(command, tunnel);
         *cell.body_mut() = self.random();
         cell
     }

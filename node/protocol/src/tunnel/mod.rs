@@ -30,6 +30,8 @@ pub(crate) mod testnet;
 #[cfg(test)]
 mod tests;
 
+use std::time::Duration;
+
 pub use fault::PeerMisbehaved;
 pub use queue::{FairQueue, QueueLimits, Stuck};
 pub use switch::Switch;
@@ -114,8 +116,10 @@ pub struct HopInstall {
     pub secret: Key,
     /// At a terminal: whom it accepts joins for. Empty elsewhere, and where the path is an exit only.
     pub route_keys: Vec<RouteKey>,
-    /// When the hop forgets the path.
+    /// When the hop ends the path.
     pub expires: Moment,
+    /// The hop ends the path when it has had no tunnel for this long.
+    pub idle: Duration,
 }
 
 /// A path that this node owns and has set up.
@@ -130,6 +134,8 @@ pub struct OwnedInstall {
     pub accepts: bool,
     /// When the path is over.
     pub expires: Moment,
+    /// The path ends when it has had no tunnel for this long.
+    pub idle: Duration,
 }
 
 /// A hop as the path's owner knows it.

@@ -301,7 +301,7 @@ impl Switch {
         match entered {
             Ok(tunnel) => {
                 out.forward(link, &open_cell(tunnel, path, body));
-                out.forward(join.0, &Cell::new(Command::Joined, join.1));
+                out.forward(join.0, &self.random_cell(Command::Joined, join.1));
             }
             Err(refused) => self.refused(join, refused, out),
         }

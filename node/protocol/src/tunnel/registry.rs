@@ -6,6 +6,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
+    time::Duration,
 };
 
 use super::{
@@ -16,7 +17,7 @@ use super::{
 };
 use crate::{
     identity::NodeId,
-    limits::{ACCEPTING_PATHS, PATH_IDLE, TUNNEL_IDLE, TUNNELS_PER_EXIT, TUNNELS_PER_PATH, UNCONFIRMED},
+    limits::{ACCEPTING_PATHS, TUNNEL_IDLE, TUNNELS_PER_EXIT, TUNNELS_PER_PATH, UNCONFIRMED},
     time::Moment,
     wire::cell::{LinkId, PathId, TunnelId},
 };
@@ -104,6 +105,7 @@ impl RoutingPath {
 pub(super) struct PathState {
     pub(super) path: RoutingPath,
     expires: Moment,
+    idle: Duration,
     used: Moment,
     /// By serial: the oldest first.
     pub(super) tunnels: BTreeMap<u64, TunnelState>,
@@ -192,9 +194,9 @@ impl Registry {
         if accepts && (!is_terminal || self.accepting.len() >= ACCEPTING_PATHS) {
             return None;
         }
-        let expires = install.expires;
+        let (expires, idle) = (install.expires, install.idle);
         let hop = Arc::new(HopPath::new(self.count(), install));
-        self.add(now, hop.id, RoutingPath::Hop(Arc::clone(&hop)), expires);
+        self.add(now, hop.id, RoutingPath::Hop(Arc::clone(&hop)), expires, idle);
         if accepts {
             self.accepting = self.accepting.iter().cloned().chain([Arc::clone(&hop)]).collect();
         }
@@ -205,9 +207,9 @@ impl Registry {
         if install.hops.is_empty() || !self.are_free(&[Some((install.link, install.path)), None]) {
             return None;
         }
-        let expires = install.expires;
+        let (expires, idle) = (install.expires, install.idle);
         let owned = Arc::new(OwnedPath::new(self.count(), install));
-        self.add(now, owned.id, RoutingPath::Owned(Arc::clone(&owned)), expires);
+        self.add(now, owned.id, RoutingPath::Owned(Arc::clone(&owned)), expires, idle);
         Some(owned)
     }
 
@@ -220,9 +222,9 @@ impl Registry {
                 .all(|end| self.links.contains_key(&end.0) && !self.ends.contains_key(end))
     }
 
-    fn add(&mut self, now: Moment, id: u64, path: RoutingPath, expires: Moment) {
+    fn add(&mut self, now: Moment, id: u64, path: RoutingPath, expires: Moment, idle: Duration) {
         self.ends.extend(path.ends().into_iter().flatten().map(|end| (end, id)));
-        self.paths.insert(id, PathState { path, expires, used: now, tunnels: BTreeMap::new() });
+        self.paths.insert(id, PathState { path, expires, idle, used: now, tunnels: BTreeMap::new() });
     }
 
     pub(super) fn path_at(&self, end: PathEnd) -> Option<&RoutingPath> {
@@ -328,7 +330,7 @@ impl Registry {
             if !state.tunnels.is_empty() {
                 state.used = now;
             }
-            if now >= state.expires || now.since(state.used) >= PATH_IDLE {
+            if now >= state.expires || now.since(state.used) >= state.idle {
                 paths.push(*id);
                 continue;
             }

@@ -24,6 +24,9 @@ use crate::{
     },
 };
 
+/// When paths without tunnels end.
+pub(crate) const IDLE: std::time::Duration = std::time::Duration::from_secs(900);
+
 /// What one node has put out.
 #[derive(Default)]
 pub(crate) struct Outbox {
@@ -165,7 +168,7 @@ impl Net {
         self.install(before, towards_owner.unwrap(), None, vec![route_key.clone()], &mut owned, expires);
         let (link, path) = first.unwrap();
         self.ends.entry(owner).or_default().push((link, path));
-        let install = OwnedInstall { link, path, hops: owned, accepts: true, expires };
+        let install = OwnedInstall { link, path, hops: owned, accepts: true, expires, idle: IDLE };
         let id = self.nodes[owner].switch.install_owned(self.now, install).unwrap();
         Built { owner, id, hops, route_key }
     }
@@ -187,7 +190,7 @@ impl Net {
             Side::B => [onward, Some(back)],
         };
         owned.push(OwnedHop { secret: secret.clone(), owner_side });
-        let install = HopInstall { neighbours, secret, route_keys, expires };
+        let install = HopInstall { neighbours, secret, route_keys, expires, idle: IDLE };
         assert!(self.nodes[node].switch.install_hop(self.now, install));
     }
 

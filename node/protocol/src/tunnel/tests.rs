@@ -6,11 +6,11 @@ use proptest::prelude::*;
 use rand::{Rng, RngExt, SeedableRng, rngs::ChaCha20Rng, seq::SliceRandom};
 
 use super::{
-    testnet::{Built, Fate, Net},
+    testnet::{self, Built, Fate, Net},
     *,
 };
 use crate::{
-    limits::{CELLS_WHILE_DIALLING, PATH_IDLE, TUNNEL_IDLE, TUNNELS_PER_EXIT, TUNNELS_PER_PATH, UNCONFIRMED},
+    limits::{CELLS_WHILE_DIALLING, TUNNEL_IDLE, TUNNELS_PER_EXIT, TUNNELS_PER_PATH, UNCONFIRMED},
     wire::{
         cell::{BODY, Body, CELL, Cell, Command, TunnelId},
         opener,
@@ -618,8 +618,31 @@ fn idle_tunnels_and_unconfirmed_visitors_die_and_confirmed_ones_live() {
     net.pass_time(TUNNEL_IDLE);
     assert_eq!(net.take_events(1), [SwitchEvent::TunnelClosed { tunnel: s }]);
     net.assert_no_tunnels();
-    net.pass_time(PATH_IDLE);
+    net.pass_time(testnet::IDLE);
     assert_eq!(net.take_events(0)[1..], [SwitchEvent::OwnedPathEnded { path: client.id }]);
+    net.assert_empty();
+}
+
+#[test]
+fn a_path_ends_when_it_expires() {
+    let mut net = Net::new(40, 2);
+    let (link, back) = net.link(0, 1);
+    let (path, idle) = (PathId::new(7), testnet::IDLE);
+    let secret = || Key::from_bytes([1; 32]);
+    let hops = vec![OwnedHop { secret: secret(), owner_side: Side::B }];
+    let late = net.now + 2 * idle;
+    let owned = OwnedInstall { link, path, hops, accepts: false, expires: late, idle: 4 * idle };
+    let owned = net.nodes[0].switch.install_owned(net.now, owned).unwrap();
+    let neighbours = [None, Some((back, path))];
+    let expires = net.now + idle;
+    let hop = HopInstall { neighbours, secret: secret(), route_keys: vec![], expires, idle: 4 * idle };
+    assert!(net.nodes[1].switch.install_hop(net.now, hop));
+    net.pass_time(idle / 2);
+    assert!(net.take_events(0).is_empty());
+    // The hop's comes first, and its DESTROY ends the owner's.
+    net.pass_time(idle / 2);
+    assert_eq!(net.take_events(0), [SwitchEvent::OwnedPathEnded { path: owned }]);
+    assert_eq!(net.take_events(1), [SwitchEvent::HopPathEnded { neighbours }]);
     net.assert_empty();
 }
 
@@ -666,7 +689,13 @@ fn impossible_installations_are_refused() {
     let mut net = Net::new(39, 2);
     let (link, _) = net.link(0, 1);
     let key = || Key::from_bytes([1; 32]);
-    let hop = |neighbours| HopInstall { neighbours, secret: key(), route_keys: vec![], expires: Moment(1) };
+    let hop = |neighbours| HopInstall {
+        neighbours,
+        secret: key(),
+        route_keys: vec![],
+        expires: Moment(1),
+        idle: testnet::IDLE,
+    };
     let end = |path| Some((link, PathId::new(path)));
     let install = |net: &mut Net, hop| net.at(0, |switch, _| switch.install_hop(Moment(0), hop));
     assert!(!install(&mut net, hop([None, None])));

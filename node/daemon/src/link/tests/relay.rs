@@ -36,7 +36,7 @@ fn key(byte: u8) -> Key {
 
 fn hop(node: &Node, neighbours: [Option<(LinkId, PathId)>; 2], secret: Key, route_keys: Vec<RouteKey>) {
     let expires = node.clock.moment() + Duration::from_secs(3600);
-    let install = HopInstall { neighbours, secret, route_keys, expires };
+    let install = HopInstall { neighbours, secret, route_keys, expires, idle: Duration::from_secs(900) };
     assert!(node.switch.install_hop(node.clock.moment(), install));
 }
 
@@ -58,7 +58,8 @@ impl Node {
         let hops = secrets.iter().map(|byte| OwnedHop { secret: key(*byte), owner_side: Side::A }).collect();
         let now = self.clock.moment();
         let expires = now + Duration::from_secs(3600);
-        self.switch.install_owned(now, OwnedInstall { link, path, hops, accepts, expires }).unwrap()
+        let idle = Duration::from_secs(900);
+        self.switch.install_owned(now, OwnedInstall { link, path, hops, accepts, expires, idle }).unwrap()
     }
 }
 
