@@ -4,5 +4,5 @@ pub mod clock;
 pub mod demo;
 pub mod doors;
 pub mod link;
-pub mod store;
 pub mod session;
+pub mod store;
