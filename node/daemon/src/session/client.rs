@@ -74,6 +74,22 @@ enum Attempt {
     Refused(Instant, Refusal),
 }
 
+/// Forgets a slot whose session was not made, also when the program that waited for it has gone.
+struct ForgetSlot<'a> {
+    pool: &'a Pool,
+    key: &'a Key,
+    serial: u64,
+    armed: bool,
+}
+
+impl Drop for ForgetSlot<'_> {
+    fn drop(&mut self) {
+        if self.armed {
+            self.pool.forget(self.key, self.serial);
+        }
+    }
+}
+
 /// One session: cheap to clone.
 #[derive(Clone)]
 struct Session {
@@ -111,15 +127,17 @@ impl SessionPool {
         self.0.slots().len()
     }
 
-    /// Ends all sessions of a group; its streams are lost.
-    pub async fn end_group(&self, group: &Group) {
-        let slots: Vec<_> = {
+    /// Ends all sessions of a group; its streams are lost. What is just being opened ends when nobody uses it.
+    pub fn end_group(&self, group: &Group) {
+        let ended: Vec<_> = {
             let mut slots = self.0.slots();
             let keys: Vec<_> = slots.keys().filter(|key| key.group == *group).cloned().collect();
             keys.iter().filter_map(|key| slots.remove(key)).collect()
         };
-        for slot in slots {
-            if let Attempt::Session(session) = &*slot.session.lock().await {
+        for slot in ended {
+            if let Ok(attempt) = slot.session.try_lock()
+                && let Attempt::Session(session) = &*attempt
+            {
                 session.connection.close(VarInt::from_u32(0), b"");
             }
         }
@@ -182,14 +200,15 @@ impl Pool {
             Attempt::Refused(when, refusal) if *when >= asked => return Err(*refusal),
             _ => {}
         }
+        let mut unless_done = ForgetSlot { pool: self, key, serial: slot.serial, armed: true };
         match self.establish(key, slot).await {
             Ok(session) => {
+                unless_done.armed = false; // from now on the watch forgets it
                 *attempt = Attempt::Session(session.clone());
                 Ok(session)
             }
             Err(refusal) => {
                 *attempt = Attempt::Refused(Instant::now(), refusal);
-                self.forget(key, slot.serial);
                 Err(refusal)
             }
         }

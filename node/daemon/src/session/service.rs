@@ -40,6 +40,8 @@ const HANDSHAKE: Duration = Duration::from_secs(20);
 const REQUEST: Duration = Duration::from_secs(10);
 /// A local target answers within this.
 const DIAL: Duration = Duration::from_secs(10);
+/// A service that ends waits no longer until its clients know.
+const FAREWELL: Duration = Duration::from_secs(1);
 /// How often tunnels are looked through while something is open.
 const LOOK: Duration = Duration::from_millis(100);
 /// A tunnel that no session uses any more is kept so long: a migration may go back.
@@ -124,8 +126,18 @@ impl Drop for Service {
     fn drop(&mut self) {
         self.endpoint.close(VarInt::from_u32(0), b"");
         self.tasks.iter().for_each(tokio::task::AbortHandle::abort);
-        for route in self.socket.all() {
-            self.socket.remove(route.tunnel.id().get());
+        let (endpoint, socket) = (self.endpoint.clone(), self.socket.clone());
+        let close_tunnels =
+            move || socket.all().iter().for_each(|route| socket.remove(route.tunnel.id().get()));
+        match tokio::runtime::Handle::try_current() {
+            Ok(runtime) => {
+                // Clients are told before their tunnels close.
+                runtime.spawn(async move {
+                    let _told_or_not = timeout(FAREWELL, endpoint.wait_idle()).await;
+                    close_tunnels();
+                });
+            }
+            Err(_) => close_tunnels(),
         }
     }
 }

@@ -255,7 +255,7 @@ impl OpenTunnel for Opener {
 pub struct World {
     pub net: Arc<Net>,
     pub pool: SessionPool,
-    pub service: Arc<Service>,
+    service: Option<Arc<Service>>,
     pub peer: ApPublic,
 }
 
@@ -268,15 +268,26 @@ impl World {
         service.set_secrets(vec![net.secret.clone()]);
         net.services.lock().unwrap().insert(own.public(), service.clone());
         let pool = SessionPool::new(Arc::new(Opener(net.clone())), CongestionConfig::default());
-        World { net, pool, service, peer: own.public() }
+        World { net, pool, service: Some(service), peer: own.public() }
     }
 
     pub async fn connect(&self, port: u16) -> Result<SessionStream, Refusal> {
         self.pool.connect(&Group::default(), &SpeakAs::OneTime, self.peer, port).await
     }
 
+    /// The service, until it was stopped.
+    pub fn service(&self) -> &Service {
+        self.service.as_ref().expect("not stopped")
+    }
+
+    /// Ends the service.
+    pub fn stop_service(&mut self) {
+        self.service = None;
+        self.net.services.lock().unwrap().clear();
+    }
+
     /// Calls for `name` reach this world's service, who is somebody else.
     pub fn impersonate(&self, name: ApPublic) {
-        self.net.services.lock().unwrap().insert(name, self.service.clone());
+        self.net.services.lock().unwrap().insert(name, self.service.clone().expect("not stopped"));
     }
 }

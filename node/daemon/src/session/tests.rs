@@ -213,7 +213,7 @@ async fn many_streams_share_one_session() {
     for stream in &mut streams {
         ping(stream).await;
     }
-    assert_eq!((world.net.opened(), world.service.sessions(), world.pool.sessions()), (1, 1, 1));
+    assert_eq!((world.net.opened(), world.service().sessions(), world.pool.sessions()), (1, 1, 1));
     world.net.check();
 }
 
@@ -244,7 +244,7 @@ async fn groups_and_kept_identities_have_sessions_of_their_own() {
         ping(&mut stream).await;
     }
     assert_eq!(world.pool.sessions(), 3);
-    world.pool.end_group(&one).await;
+    world.pool.end_group(&one);
     assert_eq!(world.pool.sessions(), 1);
     world.net.check();
 }
@@ -387,14 +387,14 @@ async fn a_client_without_the_session_secret_meets_silence() {
     *world.net.client_secret.lock().unwrap() = SessionSecret::from_bytes([1; 32]);
     let connecting = timeout(Duration::from_secs(3), world.connect(PORT)).await;
     assert!(connecting.is_err(), "still waiting");
-    assert_eq!((world.service.sessions(), world.net.confirmed()), (0, 0));
+    assert_eq!((world.service().sessions(), world.net.confirmed()), (0, 0));
 }
 
 #[tokio::test]
 async fn strangers_datagrams_are_ignored() {
     let world = World::new(target(echo).await);
     let mut stream = world.connect(PORT).await.unwrap();
-    let stray = world.net.stray(&world.service);
+    let stray = world.net.stray(world.service());
     let mut foreign = Vec::new();
     SessionSecret::from_bytes([1; 32]).seal(
         &mut UnwrapErr(SysRng),
@@ -428,7 +428,7 @@ async fn an_entry_is_confirmed_once_the_handshake_is_done() {
     world.net.kill_newest();
     ping(&mut stream).await;
     wait_until(|| world.net.confirmed() == 2).await;
-    wait_until(|| world.service.tunnels() == 1).await;
+    wait_until(|| world.service().tunnels() == 1).await;
     world.net.check();
 }
 
@@ -441,6 +441,27 @@ async fn a_session_without_streams_is_not_moved() {
     assert_eq!(world.net.opened(), 1);
     ping(&mut world.connect(PORT).await.unwrap()).await;
     assert_eq!(world.net.opened(), 2);
+}
+
+#[tokio::test]
+async fn a_program_that_gave_up_leaves_nothing_behind() {
+    let world = World::new(target(echo).await);
+    *world.net.refuse.lock().unwrap() = Some(OpenError::NoPath);
+    assert!(timeout(Duration::from_millis(300), world.connect(PORT)).await.is_err());
+    assert_eq!(world.pool.sessions(), 0);
+    *world.net.refuse.lock().unwrap() = None;
+    ping(&mut world.connect(PORT).await.unwrap()).await;
+}
+
+#[tokio::test]
+async fn a_service_that_ends_tells_its_clients() {
+    let mut world = World::new(target(echo).await);
+    let mut stream = world.connect(PORT).await.unwrap();
+    ping(&mut stream).await;
+    world.stop_service();
+    let end = within(2, stream.read(&mut [0])).await;
+    assert!(end.is_err(), "{end:?}");
+    wait_until(|| world.pool.sessions() == 0).await;
 }
 
 #[tokio::test]
