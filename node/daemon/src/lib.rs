@@ -1,6 +1,7 @@
 //! The Phantom daemon: everything that touches the world. The network itself is `phantom_protocol`.
 
 pub mod clock;
+pub mod daemon;
 pub mod demo;
 pub mod doors;
 pub mod link;

@@ -1,0 +1,436 @@
+//! The one task that owns the pure node: everything else sends it messages.
+//!
+//! It feeds links' news and handles' commands to the node, carries out what the node asks for, and sleeps until the
+//! node's next time-out. Cells of tunnels never come here.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
+
+use phantom_protocol::{
+    identity::{ApPublic, ApSecret},
+    node::{GroupId, Node, OpenFailure, OpenRequest, Output, Purpose, ServiceId, Ticket},
+    tunnel::{OwnedPathId, OwnerTunnelId},
+    wire::opener::Answer,
+};
+use tokio::sync::{mpsc, oneshot};
+
+use super::tunnels::{Delivery, Sender};
+use crate::{
+    clock::Clock,
+    doors::{Paths, ReadyPath},
+    link::{Dial, LinkEvent, LinkEvents, Links, NetOutlet},
+    session::{self, Group, OpenError, OpenedTunnel, Service, Tunnel, TunnelRequest},
+    store::{Notes, Store},
+};
+
+/// News handled before commands and time-outs get a turn again.
+const BATCH: usize = 256;
+/// Own paths that a session's replacement tunnels stay away from.
+const AVOIDED_PATHS: usize = 3;
+
+/// What handles ask of the driver.
+pub(super) enum Command {
+    /// A tunnel.
+    Open { request: TunnelRequest, answer: oneshot::Sender<Result<OpenedTunnel, OpenError>> },
+    /// Ways in to an identity.
+    Host { secret: Arc<ApSecret>, hops: usize, service: Arc<Service>, answer: oneshot::Sender<ServiceId> },
+    /// No more of them.
+    Unhost { id: ServiceId, answer: oneshot::Sender<()> },
+    /// To be told when an identity's entry is out.
+    Published { id: ServiceId, answer: oneshot::Sender<()> },
+    /// To be told when the pool has so many paths.
+    PathsReady { count: usize, answer: oneshot::Sender<()> },
+    /// One path, for measuring.
+    TryPath { hops: usize, answer: oneshot::Sender<anyhow::Result<Duration>> },
+    /// How things are.
+    Status { answer: oneshot::Sender<DriverStatus> },
+    /// The end.
+    Stop,
+}
+
+/// Closed tunnels are not worth sorting out below this number.
+const TIDY: usize = 64;
+
+/// What the driver knows of how the node is.
+#[derive(Default)]
+pub(super) struct DriverStatus {
+    pub known_nodes: usize,
+    pub paths: Paths,
+    pub relays_in_use: Vec<String>,
+    pub obstacle: Option<String>,
+    pub notice: Option<String>,
+    /// Ways in by service.
+    pub entries: BTreeMap<ServiceId, usize>,
+}
+
+/// Somebody waits for a tunnel.
+struct Asked {
+    request: TunnelRequest,
+    answer: oneshot::Sender<Result<OpenedTunnel, OpenError>>,
+}
+
+/// A tunnel that a session uses, or waits for.
+struct Open {
+    inbox: Arc<session::Inbox>,
+    /// Who gets the tunnel when its entry has answered.
+    unproven: Option<(OpenedTunnel, oneshot::Sender<Result<OpenedTunnel, OpenError>>)>,
+}
+
+pub(super) struct Driver {
+    node: Node,
+    links: Links,
+    clock: Clock,
+    sender: Arc<Sender>,
+    store: Option<Arc<Store>>,
+    tickets: BTreeMap<Ticket, Asked>,
+    tunnels: BTreeMap<OwnerTunnelId, Open>,
+    groups: BTreeMap<Group, GroupId>,
+    /// Own paths that tunnels of a group to a peer ran in, newest last.
+    recent: BTreeMap<(GroupId, ApPublic), Vec<OwnedPathId>>,
+    services: BTreeMap<ServiceId, Arc<Service>>,
+    published: BTreeMap<ServiceId, usize>,
+    waiting_published: Vec<(ServiceId, oneshot::Sender<()>)>,
+    waiting_paths: Vec<(usize, oneshot::Sender<()>)>,
+    trials: BTreeMap<Ticket, oneshot::Sender<anyhow::Result<Duration>>>,
+    counter: u64,
+    /// Tunnels at which the closed ones are sorted out.
+    tidy_at: usize,
+    /// A full disk is said once, not at every circle.
+    store_failed: bool,
+}
+
+impl Driver {
+    pub(super) fn new(
+        node: Node,
+        links: Links,
+        clock: Clock,
+        sender: Arc<Sender>,
+        store: Option<Arc<Store>>,
+    ) -> Driver {
+        Driver {
+            node,
+            links,
+            clock,
+            sender,
+            store,
+            tickets: BTreeMap::new(),
+            tunnels: BTreeMap::new(),
+            groups: BTreeMap::new(),
+            recent: BTreeMap::new(),
+            services: BTreeMap::new(),
+            published: BTreeMap::new(),
+            waiting_published: Vec::new(),
+            waiting_paths: Vec::new(),
+            trials: BTreeMap::new(),
+            counter: 0,
+            tidy_at: TIDY,
+            store_failed: false,
+        }
+    }
+
+    /// Runs until it is told to stop.
+    pub(super) async fn run(mut self, mut events: LinkEvents, mut commands: mpsc::UnboundedReceiver<Command>) {
+        let mut outlet = self.links.outlet();
+        self.node.start(self.clock.now(), &mut outlet);
+        loop {
+            self.carry_out(&mut outlet);
+            outlet.flush();
+            let wait = self.node.next_timeout(self.clock.now()).since(self.clock.moment());
+            tokio::select! {
+                event = events.recv() => {
+                    let Some(event) = event else { return };
+                    self.handle_event(event, &mut outlet);
+                    for _ in 0..BATCH {
+                        let Some(event) = events.try_recv() else { break };
+                        self.handle_event(event, &mut outlet);
+                    }
+                }
+                command = commands.recv() => match command {
+                    None | Some(Command::Stop) => return,
+                    Some(command) => self.handle_command(command, &mut outlet),
+                },
+                () = tokio::time::sleep(wait) => self.node.handle_timeout(self.clock.now(), &mut outlet),
+            }
+        }
+    }
+
+    fn handle_event(&mut self, event: LinkEvent, out: &mut NetOutlet) {
+        let now = self.clock.now();
+        match event {
+            LinkEvent::Up { link, peer, .. } => self.node.handle_link_up(now, link, peer.id(), out),
+            LinkEvent::Down { link, .. } => self.node.handle_link_down(now, link, out),
+            LinkEvent::Message { link, message } => self.node.handle_message(now, link, message, out),
+            LinkEvent::DialFailed { node, .. } => self.node.handle_dial_failed(now, node, out),
+            LinkEvent::Switch(event) => self.node.handle_switch(now, event, out),
+        }
+    }
+
+    fn handle_command(&mut self, command: Command, out: &mut NetOutlet) {
+        let now = self.clock.now();
+        match command {
+            Command::Open { request, answer } => self.open(request, answer, out),
+            Command::Host { secret, hops, service, answer } => {
+                let id = self.node.handle_host(now, ApSecret::from_bytes(&secret.to_bytes()), hops, out);
+                self.services.insert(id, service);
+                let _ = answer.send(id);
+            }
+            Command::Unhost { id, answer } => {
+                self.services.remove(&id);
+                self.published.remove(&id);
+                self.node.handle_unhost(now, id, out);
+                let _ = answer.send(());
+            }
+            Command::Published { id, answer } => {
+                if self.published.contains_key(&id) {
+                    let _ = answer.send(());
+                } else {
+                    self.waiting_published.push((id, answer));
+                }
+            }
+            Command::PathsReady { count, answer } => self.waiting_paths.push((count, answer)),
+            Command::TryPath { hops, answer } => {
+                let ticket = self.ticket();
+                self.trials.insert(ticket, answer);
+                self.node.handle_trial(now, ticket, hops, out);
+            }
+            Command::Status { answer } => {
+                let _ = answer.send(self.status());
+            }
+            Command::Stop => {}
+        }
+    }
+
+    fn open(
+        &mut self,
+        request: TunnelRequest,
+        answer: oneshot::Sender<Result<OpenedTunnel, OpenError>>,
+        out: &mut NetOutlet,
+    ) {
+        let counter = &mut self.counter;
+        let group = *self.groups.entry(request.group.clone()).or_insert_with(|| {
+            *counter += 1;
+            GroupId(*counter)
+        });
+        let ticket = self.ticket();
+        // A tunnel that replaces another one runs in another path too: nobody has told us which side has failed.
+        let avoid_paths = self.recent.remove(&(group, request.peer)).filter(|_| request.proven).unwrap_or_default();
+        if request.proven {
+            self.recent.insert((group, request.peer), avoid_paths.clone());
+        }
+        let wanted =
+            OpenRequest { ticket, group, peer: request.peer, avoid_entries: request.avoid.clone(), avoid_paths };
+        self.tickets.insert(ticket, Asked { request, answer });
+        self.node.handle_open(self.clock.now(), wanted, out);
+    }
+
+    /// Does what the node asks for, until it asks for nothing more.
+    fn carry_out(&mut self, out: &mut NetOutlet) {
+        while let Some(output) = self.node.poll_output() {
+            match output {
+                Output::Dial(contact) => {
+                    if let Dial::Up(link) = self.links.dial(contact) {
+                        self.node.handle_link_up(self.clock.now(), link, contact.id, out);
+                    }
+                }
+                Output::Send { link, message } => {
+                    // A link that is gone is reported by itself.
+                    self.links.send(link, &message);
+                }
+                Output::CloseLink(link) => self.links.close(link),
+                Output::Opened { ticket, tunnel, secret, entry, path } => {
+                    self.opened(ticket, tunnel, path, |tunnel| OpenedTunnel { tunnel, secret, entry });
+                }
+                Output::OpenFailed { ticket, why } => self.refused(ticket, &why),
+                Output::Answered { tunnel, answer } => self.answered(tunnel, answer),
+                Output::Incoming { service, tunnel, secrets } => self.incoming(service, tunnel, secrets),
+                Output::TunnelEnded { tunnel } => self.tunnel_ended(tunnel),
+                Output::Published { service, entries } => self.note_published(service, entries),
+                Output::Trial { ticket, outcome } => {
+                    if let Some(answer) = self.trials.remove(&ticket) {
+                        let _ = answer.send(outcome.map_err(anyhow::Error::from));
+                    }
+                }
+                Output::Persist(bytes) => self.persist(&bytes),
+            }
+        }
+        self.tell_ready_paths();
+    }
+
+    fn opened(
+        &mut self,
+        ticket: Ticket,
+        id: OwnerTunnelId,
+        path: OwnedPathId,
+        make: impl FnOnce(Tunnel) -> OpenedTunnel,
+    ) {
+        let (tunnel, inbox) = self.tunnel(id);
+        let Some(Asked { request, answer }) = self.tickets.remove(&ticket) else {
+            return;
+        };
+        if let Some(group) = self.groups.get(&request.group) {
+            let recent = self.recent.entry((*group, request.peer)).or_default();
+            recent.push(path);
+            if recent.len() > AVOIDED_PATHS {
+                recent.remove(0);
+            }
+        }
+        let opened = make(tunnel);
+        if request.proven {
+            self.tunnels.insert(id, Open { inbox, unproven: Some((opened, answer)) });
+        } else {
+            self.tunnels.insert(id, Open { inbox, unproven: None });
+            let _ = answer.send(Ok(opened));
+        }
+    }
+
+    fn refused(&mut self, ticket: Ticket, why: &OpenFailure) {
+        if let Some(Asked { answer, .. }) = self.tickets.remove(&ticket) {
+            let error = match why {
+                OpenFailure::UnknownPeer => OpenError::NotFound,
+                OpenFailure::NoPath(_) | OpenFailure::TooMany => OpenError::NoPath,
+            };
+            let _ = answer.send(Err(error));
+        }
+    }
+
+    fn answered(&mut self, id: OwnerTunnelId, answer: Answer) {
+        let Some(open) = self.tunnels.get_mut(&id) else {
+            return;
+        };
+        let waiting = open.unproven.take();
+        match (answer, waiting) {
+            (Answer::Joined, Some((opened, waiting))) => {
+                let _ = waiting.send(Ok(opened));
+            }
+            (Answer::Unreachable | Answer::Unknown, waiting) => {
+                open.inbox.close();
+                if let Some((_, waiting)) = waiting {
+                    let _ = waiting.send(Err(OpenError::Unreachable));
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn incoming(
+        &mut self,
+        service: ServiceId,
+        id: OwnerTunnelId,
+        secrets: Vec<phantom_protocol::crypto::datagram::SessionSecret>,
+    ) {
+        let Some(service) = self.services.get(&service).cloned() else {
+            return;
+        };
+        service.set_secrets(secrets);
+        let (tunnel, inbox) = self.tunnel(id);
+        self.tunnels.insert(id, Open { inbox, unproven: None });
+        service.accept_tunnel(tunnel);
+    }
+
+    fn tunnel_ended(&mut self, id: OwnerTunnelId) {
+        self.links.forget_inbox(id);
+        if let Some(open) = self.tunnels.remove(&id) {
+            open.inbox.close();
+            if let Some((_, waiting)) = open.unproven {
+                let _ = waiting.send(Err(OpenError::Unreachable));
+            }
+        }
+    }
+
+    /// A tunnel for a session, with its inbox where links find it.
+    fn tunnel(&mut self, id: OwnerTunnelId) -> (Tunnel, Arc<session::Inbox>) {
+        if self.tunnels.len() >= self.tidy_at {
+            // Sessions close tunnels without telling us.
+            self.tunnels.retain(|_, open| !open.inbox.is_closed());
+            self.tidy_at = 2 * self.tunnels.len() + TIDY;
+        }
+        let (tunnel, inbox) = Tunnel::new(id, self.sender.clone());
+        self.links.register_inbox(id, Arc::new(Delivery(Arc::clone(&inbox))));
+        (tunnel, inbox)
+    }
+
+    fn note_published(&mut self, service: ServiceId, entries: usize) {
+        self.published.insert(service, entries);
+        for (waiting, answer) in std::mem::take(&mut self.waiting_published) {
+            if waiting == service {
+                let _ = answer.send(());
+            } else {
+                self.waiting_published.push((waiting, answer));
+            }
+        }
+    }
+
+    fn tell_ready_paths(&mut self) {
+        if self.waiting_paths.is_empty() {
+            return;
+        }
+        let ready = self.node.paths().filter(|(_, path)| !matches!(path.purpose, Purpose::Service(_))).count();
+        let on_demand = self.node.hops() == 0;
+        for (count, answer) in std::mem::take(&mut self.waiting_paths) {
+            if on_demand || ready >= count {
+                let _ = answer.send(());
+            } else if !answer.is_closed() {
+                self.waiting_paths.push((count, answer));
+            }
+        }
+    }
+
+    fn persist(&mut self, bytes: &[u8]) {
+        let Some(store) = &self.store else {
+            return;
+        };
+        match store.write_notes(Notes::Guards, bytes) {
+            Ok(()) => self.store_failed = false,
+            Err(error) if !self.store_failed => {
+                self.store_failed = true;
+                tracing::warn!("{error}; guards will be chosen anew after a restart unless this is mended");
+            }
+            Err(_) => {}
+        }
+    }
+
+    fn status(&self) -> DriverStatus {
+        let stats = self.node.build_stats();
+        let mut times: Vec<Duration> = stats.times.iter().copied().collect();
+        times.sort_unstable();
+        let unix = self.clock.unix();
+        let ready = self.node.paths().map(|(_, path)| ReadyPath {
+            relays: path.relays.iter().map(|relay| self.node.describe(relay)).collect(),
+            purpose: purpose_name(path.purpose).into(),
+            expires_in: path.expiry.0.saturating_sub(unix.0),
+        });
+        let paths = Paths {
+            hops: self.node.hops(),
+            ready: ready.collect(),
+            built: stats.succeeded,
+            failed: stats.failed,
+            build_ms: times.get(times.len() / 2).map(|time| time.as_millis() as u64),
+        };
+        let relays: BTreeSet<String> = paths.ready.iter().flat_map(|path| path.relays.iter().cloned()).collect();
+        DriverStatus {
+            known_nodes: self.node.known_nodes(),
+            paths,
+            relays_in_use: relays.into_iter().collect(),
+            obstacle: stats.obstacle.as_ref().map(ToString::to_string),
+            notice: stats.notice.as_ref().map(ToString::to_string),
+            entries: self.services.keys().map(|id| (*id, self.node.entries(*id))).collect(),
+        }
+    }
+
+    fn ticket(&mut self) -> Ticket {
+        self.counter += 1;
+        Ticket(self.counter)
+    }
+}
+
+fn purpose_name(purpose: Purpose) -> &'static str {
+    match purpose {
+        Purpose::Free => "free",
+        Purpose::Group(_) => "client",
+        Purpose::Service(_) => "service",
+        Purpose::Trial(_) => "trial",
+    }
+}
