@@ -132,7 +132,11 @@ impl Driver {
     }
 
     /// Runs until it is told to stop.
-    pub(super) async fn run(mut self, mut events: LinkEvents, mut commands: mpsc::UnboundedReceiver<Command>) {
+    pub(super) async fn run(
+        mut self,
+        mut events: LinkEvents,
+        mut commands: mpsc::UnboundedReceiver<Command>,
+    ) {
         let mut outlet = self.links.outlet();
         self.node.start(self.clock.now(), &mut outlet);
         loop {
@@ -216,12 +220,18 @@ impl Driver {
         });
         let ticket = self.ticket();
         // A tunnel that replaces another one runs in another path too: nobody has told us which side has failed.
-        let avoid_paths = self.recent.remove(&(group, request.peer)).filter(|_| request.proven).unwrap_or_default();
+        let avoid_paths =
+            self.recent.remove(&(group, request.peer)).filter(|_| request.proven).unwrap_or_default();
         if request.proven {
             self.recent.insert((group, request.peer), avoid_paths.clone());
         }
-        let wanted =
-            OpenRequest { ticket, group, peer: request.peer, avoid_entries: request.avoid.clone(), avoid_paths };
+        let wanted = OpenRequest {
+            ticket,
+            group,
+            peer: request.peer,
+            avoid_entries: request.avoid.clone(),
+            avoid_paths,
+        };
         self.tickets.insert(ticket, Asked { request, answer });
         self.node.handle_open(self.clock.now(), wanted, out);
     }
@@ -367,7 +377,8 @@ impl Driver {
         if self.waiting_paths.is_empty() {
             return;
         }
-        let ready = self.node.paths().filter(|(_, path)| !matches!(path.purpose, Purpose::Service(_))).count();
+        let ready =
+            self.node.paths().filter(|(_, path)| !matches!(path.purpose, Purpose::Service(_))).count();
         let on_demand = self.node.hops() == 0;
         for (count, answer) in std::mem::take(&mut self.waiting_paths) {
             if on_demand || ready >= count {
@@ -409,7 +420,8 @@ impl Driver {
             failed: stats.failed,
             build_ms: times.get(times.len() / 2).map(|time| time.as_millis() as u64),
         };
-        let relays: BTreeSet<String> = paths.ready.iter().flat_map(|path| path.relays.iter().cloned()).collect();
+        let relays: BTreeSet<String> =
+            paths.ready.iter().flat_map(|path| path.relays.iter().cloned()).collect();
         DriverStatus {
             known_nodes: self.node.known_nodes(),
             paths,

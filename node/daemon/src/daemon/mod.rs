@@ -117,7 +117,10 @@ impl Daemon {
     /// Starts a node.
     pub async fn start(config: Config) -> anyhow::Result<Daemon> {
         if config.hops > MAX_HOPS {
-            bail!("a path has 0 to {MAX_HOPS} relays, not {}. Choose a number in that range with --hops", config.hops);
+            bail!(
+                "a path has 0 to {MAX_HOPS} relays, not {}. Choose a number in that range with --hops",
+                config.hops
+            );
         }
         let mut rng = fresh_rng()?;
         let clock = Clock::new();
@@ -139,7 +142,8 @@ impl Daemon {
         let tls_keys = TlsKeys::one(tls.key_hash());
         let switch = Arc::new(Switch::new(rng.random(), secret.id()));
 
-        let mut link_config = LinkConfig::new(Arc::clone(&secret), config.network.clone(), tls, clock.clone());
+        let mut link_config =
+            LinkConfig::new(Arc::clone(&secret), config.network.clone(), tls, clock.clone());
         link_config.listen = config.listen;
         link_config.source = config.source;
         link_config.listed = config.listen.is_some();
