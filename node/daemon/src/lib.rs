@@ -1,5 +1,6 @@
 //! The Phantom daemon: everything that touches the world. The network itself is `phantom_protocol`.
 
+pub mod cli;
 pub mod clock;
 pub mod daemon;
 pub mod demo;

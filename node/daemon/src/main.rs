@@ -1,1 +1,5 @@
-fn main() {}
+//! `phantom`: see `phantom --help`.
+
+fn main() -> std::process::ExitCode {
+    phantom_node::cli::main()
+}

@@ -3,6 +3,7 @@
 //! SOCKS5 for any program, the local socket for the command line. A door knows the node only as a [`NodeHandle`].
 
 pub mod local_socket;
+mod running;
 pub mod socks;
 mod status;
 
@@ -14,7 +15,7 @@ use std::{
     sync::Arc,
 };
 
-use anyhow::Context;
+use anyhow::anyhow;
 use futures_util::future::join_all;
 use phantom_protocol::identity::ApPublic;
 use phantom_proxy::{Connection, Limits, Proxy};
@@ -22,6 +23,7 @@ use serde::{Deserialize, Serialize};
 use tokio::net::TcpListener;
 
 pub use local_socket::{BindError, LocalClient, LocalSocket};
+pub use running::RunningNode;
 pub use socks::SocksDoor;
 pub use status::{Link, Paths, ReadyPath, Service, Status};
 
@@ -115,12 +117,16 @@ pub async fn bind_socks(address: SocketAddr) -> anyhow::Result<TcpListener> {
         address.ip().is_loopback(),
         "The SOCKS port {address} could be used from other machines. Put it on 127.0.0.1 or [::1]."
     );
-    TcpListener::bind(address).await.with_context(|| match address.port().checked_add(1) {
-        Some(next) => format!(
-            "The SOCKS port {address} cannot be had. If another program uses it, choose one: --socks {}",
-            SocketAddr::new(address.ip(), next)
-        ),
-        None => format!("The SOCKS port {address} cannot be had."),
+    TcpListener::bind(address).await.map_err(|error| {
+        let other = SocketAddr::new(address.ip(), address.port().checked_add(1).unwrap_or(9070));
+        match error.kind() {
+            io::ErrorKind::AddrInUse => anyhow!(
+                "The SOCKS port {address} is in use by another program. Choose another one: --socks {other}"
+            ),
+            _ => anyhow!(
+                "The SOCKS port {address} cannot be opened: {error}. Choose another one: --socks {other}"
+            ),
+        }
     })
 }
 

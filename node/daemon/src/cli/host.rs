@@ -1,0 +1,110 @@
+//! `phantom host`: publish a local port.
+
+use std::{
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    time::Duration,
+};
+
+use anyhow::Context;
+use clap::{builder::RangedI64ValueParser, value_parser};
+use tokio::{net::TcpStream, time::timeout};
+
+use super::{Whom, progress::Progress};
+use crate::doors::{HostRequest, is_label};
+
+/// Longer than a node takes before it gives up and says why.
+const PATIENCE: Duration = Duration::from_secs(180);
+
+/// Publish a local port under a .ap name
+///
+/// Others reach it by the name that is printed. Neither they nor any relay learn where this machine is. The name belongs
+/// to an identity that the node keeps: the same --as gives the same name, also after a restart. The port stays published
+/// until the node ends, or `phantom unhost`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  python3 -m http.server 8000 --bind 127.0.0.1 &
+  phantom host 8000                      http://NAME.ap:8000/
+  phantom host 80 --to 127.0.0.1:8000    http://NAME.ap/
+  phantom host 22 --as shell             another identity, another name")]
+pub(super) struct Args {
+    /// The port that others connect to
+    #[arg(value_parser = port())]
+    port: u16,
+    /// Where their connections go: an address, a port of this machine, or both [default: 127.0.0.1:PORT]
+    #[arg(long, value_name = "ADDR")]
+    to: Option<String>,
+    /// The identity: 1 to 32 of a-z, 0-9 and -; it is made when it is first used
+    #[arg(long = "as", value_name = "NAME", default_value = "default", value_parser = label)]
+    label: String,
+    #[command(flatten)]
+    whom: Whom,
+}
+
+fn port() -> RangedI64ValueParser<u16> {
+    value_parser!(u16).range(1..)
+}
+
+pub(super) fn label(text: &str) -> Result<String, String> {
+    if is_label(text) {
+        Ok(text.to_owned())
+    } else {
+        Err("a name consists of 1 to 32 of a-z, 0-9 and -".to_owned())
+    }
+}
+
+pub(super) async fn run(args: Args) -> anyhow::Result<()> {
+    let to = target(args.to.as_deref(), args.port)?;
+    let mut client = args.whom.connect().await?;
+    let mut progress = Progress::new();
+    progress.say("Publishing: building paths to the entry nodes ...");
+    let request = HostRequest { port: args.port, to, label: args.label };
+    let hosted = timeout(PATIENCE, client.host(request)).await.context(
+        "The node has not said within 3 minutes that the port is published. It goes on trying: see `phantom status`",
+    )??;
+    drop(progress);
+    let port = if hosted.port == 80 { String::new() } else { format!(":{}", hosted.port) };
+    println!("{}{port}", hosted.name);
+    println!("leads to {} of this machine. If it is a website: http://{}{port}/", hosted.to, hosted.name);
+    if !matches!(timeout(Duration::from_secs(2), TcpStream::connect(hosted.to)).await, Ok(Ok(_))) {
+        eprintln!(
+            "Nothing listens on {} yet: visitors are refused until you start your server there.",
+            hosted.to
+        );
+    }
+    Ok(())
+}
+
+/// Fills in what `--to` leaves out.
+fn target(to: Option<&str>, port: u16) -> Result<SocketAddr, super::Usage> {
+    let Some(to) = to else { return Ok(SocketAddr::new(Ipv4Addr::LOCALHOST.into(), port)) };
+    let whole = || to.parse::<SocketAddr>().ok().filter(|address| address.port() != 0);
+    let address = || Some(SocketAddr::new(to.parse::<IpAddr>().ok()?, port));
+    let port =
+        || Some(SocketAddr::new(Ipv4Addr::LOCALHOST.into(), to.parse().ok().filter(|port| *port != 0)?));
+    whole().or_else(address).or_else(port).ok_or_else(|| {
+        super::Usage(format!("--to {to} is no address. It looks like 127.0.0.1:8000, [::1]:8000, or 8000."))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_target_leaves_out_is_filled_in() {
+        for (to, expected) in [
+            (None, "127.0.0.1:80"),
+            (Some("8000"), "127.0.0.1:8000"),
+            (Some("192.168.1.7"), "192.168.1.7:80"),
+            (Some("192.168.1.7:8000"), "192.168.1.7:8000"),
+            (Some("[::1]:8000"), "[::1]:8000"),
+            (Some("::1"), "[::1]:80"),
+        ] {
+            assert_eq!(target(to, 80).unwrap(), expected.parse().unwrap(), "{to:?}");
+        }
+        for wrong in ["", "localhost", "0", "127.0.0.1:0", "127.0.0.1:99999"] {
+            assert!(target(Some(wrong), 80).is_err(), "{wrong}");
+        }
+    }
+}

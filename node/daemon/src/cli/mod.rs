@@ -1,0 +1,131 @@
+//! The command line. One file per subcommand.
+//!
+//! Exit codes: 0 done, 1 it could not be done, 2 it was asked for in a wrong way. What a command says is on standard output;
+//! progress, complaints and logs are on standard error. An error says what happened, why, and what to type next.
+
+mod demo;
+mod host;
+mod progress;
+mod running;
+mod status;
+mod unhost;
+mod up;
+
+use std::{path::PathBuf, process::ExitCode};
+
+use clap::{Parser, Subcommand};
+use tracing_subscriber::EnvFilter;
+
+/// What is logged when `PHANTOM_LOG` says nothing.
+const LOGGED: &str = "error,phantom_node=warn,phantom_proxy=warn";
+
+#[derive(Debug, Parser)]
+#[command(name = "phantom", version, about = "An anonymous network that unchanged programs can use.", after_help = EXAMPLES)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  phantom demo                    a network on this machine, and a page in it
+  phantom up --join INVITATION    a node; programs use SOCKS5 on 127.0.0.1:9070
+  phantom host 8000               publish a web server; needs a running `up`
+  phantom status                  how the running node is
+
+Exit codes: 0 done, 1 could not be done, 2 wrong usage.
+PHANTOM_LOG=debug shows what happens inside.";
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Up(up::Args),
+    Host(host::Args),
+    Unhost(unhost::Args),
+    Status(status::Args),
+    Demo(demo::Args),
+}
+
+/// The `--state` of commands that speak to a running node.
+#[derive(Debug, clap::Args)]
+struct Whom {
+    /// The state folder that the node was started with, if it was given one
+    #[arg(long, value_name = "DIR")]
+    state: Option<PathBuf>,
+}
+
+impl Whom {
+    async fn connect(&self) -> anyhow::Result<crate::doors::LocalClient> {
+        let places = crate::doors::local_socket::client_places(self.state.as_deref());
+        Ok(crate::doors::LocalClient::connect(&places).await?)
+    }
+}
+
+/// A wrong wish that only shows when several options are looked at together.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct Usage(String);
+
+/// Does what the command line says.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let filter = EnvFilter::try_from_env("PHANTOM_LOG").unwrap_or_else(|_| EnvFilter::new(LOGGED));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    let result = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(anyhow::Error::from)
+        .and_then(|runtime| {
+            let result = runtime.block_on(run(cli.command));
+            // A hash that is still being computed must not hold up the end.
+            runtime.shutdown_background();
+            result
+        });
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("phantom: {error:#}");
+            ExitCode::from(if error.is::<Usage>() { 2 } else { 1 })
+        }
+    }
+}
+
+async fn run(command: Command) -> anyhow::Result<()> {
+    match command {
+        Command::Up(args) => up::run(args).await,
+        Command::Host(args) => host::run(args).await,
+        Command::Unhost(args) => unhost::run(args).await,
+        Command::Status(args) => status::run(args).await,
+        Command::Demo(args) => demo::run(args).await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_definition_of_the_command_line_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn wrong_values_are_refused_with_the_name_of_their_option() {
+        for (line, word) in [
+            ("demo --hops 9", "--hops"),
+            ("demo --hops many", "--hops"),
+            ("demo --nodes x", "--nodes"),
+            ("up --socks everywhere", "--socks"),
+            ("up --join hello", "invitation"),
+            ("host 99999", "99999"),
+            ("host 0", "PORT"),
+            ("host 80 --as A/B", "--as"),
+            ("no-such-command", "no-such-command"),
+        ] {
+            let error = Cli::try_parse_from(["phantom"].into_iter().chain(line.split(' '))).unwrap_err();
+            assert_eq!(error.exit_code(), 2, "{line}");
+            assert!(error.to_string().contains(word), "{line}: {error}");
+        }
+    }
+}

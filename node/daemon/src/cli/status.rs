@@ -1,0 +1,137 @@
+//! `phantom status`: how the running node is.
+
+use std::fmt::Write;
+
+use super::Whom;
+use crate::doors::Status;
+
+/// Show how the running node is
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  phantom status
+  phantom status --json | jq .paths.ready")]
+pub(super) struct Args {
+    /// For programs: fields are added in later versions, never renamed
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    whom: Whom,
+}
+
+pub(super) async fn run(args: Args) -> anyhow::Result<()> {
+    let status = args.whom.connect().await?.status().await?;
+    match args.json {
+        true => println!("{}", serde_json::to_string_pretty(&status)?),
+        false => print!("{}", render(&status)),
+    }
+    Ok(())
+}
+
+/// For people. Ids are cut to what tells them apart.
+fn render(status: &Status) -> String {
+    let mut text = String::new();
+    // Writing to a string does not fail.
+    let _ = write_into(&mut text, status);
+    text
+}
+
+fn write_into(text: &mut String, status: &Status) -> std::fmt::Result {
+    let or_none = |address: Option<std::net::SocketAddr>| address.map_or("-".to_owned(), |it| it.to_string());
+    writeln!(
+        text,
+        "node      {} (phantom {}), up {}",
+        short(&status.node),
+        status.version,
+        time(status.uptime_seconds)
+    )?;
+    writeln!(text, "listens   {}", or_none(status.listen))?;
+    writeln!(text, "socks     {}", or_none(status.socks))?;
+    writeln!(text, "network   {} other nodes known, {} links", status.known_nodes, status.links.len())?;
+    let paths = &status.paths;
+    let took = paths.build_ms.map_or(String::new(), |ms| format!(", {ms} ms each"));
+    let (ready, hops, failed) = (paths.ready.len(), paths.hops, paths.failed);
+    writeln!(
+        text,
+        "paths     {ready} ready, of {hops} relays; {} built{took}, {failed} failed",
+        paths.built
+    )?;
+    for path in &paths.ready {
+        let relays: Vec<&str> = path.relays.iter().map(|relay| short(relay)).collect();
+        writeln!(
+            text,
+            "          {:<8} {} ({} left)",
+            path.purpose,
+            relays.join(" > "),
+            time(path.expires_in)
+        )?;
+    }
+    writeln!(text, "sessions  {}", status.sessions)?;
+    for service in &status.services {
+        let hosted = &service.hosted;
+        writeln!(text, "hosting   {}:{} -> {} (as {})", hosted.name, hosted.port, hosted.to, hosted.label)?;
+        writeln!(text, "          {} entry paths, {} visitors", service.entries, service.sessions)?;
+    }
+    for sentence in [&status.obstacle, &status.notice].into_iter().flatten() {
+        writeln!(text, "note      {sentence}")?;
+    }
+    if let Some(invitation) = &status.invitation {
+        writeln!(text, "join with phantom up --join {invitation}")?;
+    }
+    Ok(())
+}
+
+/// An address as it is, an id by its first characters.
+fn short(relay: &str) -> &str {
+    let is_id = relay.len() == 64 && relay.bytes().all(|byte| byte.is_ascii_hexdigit());
+    if is_id { relay.get(..8).unwrap_or(relay) } else { relay }
+}
+
+fn time(seconds: u64) -> String {
+    match seconds {
+        0..60 => format!("{seconds} s"),
+        60..3600 => format!("{} min", seconds / 60),
+        _ => format!("{} h {} min", seconds / 3600, seconds / 60 % 60),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::doors::ReadyPath;
+
+    #[test]
+    fn people_see_short_ids_and_whole_sentences() {
+        let mut status =
+            Status { node: "ab".repeat(32), obstacle: Some("Too few nodes.".into()), ..Status::default() };
+        let relays = vec!["127.17.0.1:4000".to_owned(), "cd".repeat(32)];
+        status.paths.ready.push(ReadyPath { relays, purpose: "client".into(), expires_in: 4000 });
+        let text = render(&status);
+        for part in ["abababab (", "127.17.0.1:4000 > cdcdcdcd (1 h 6 min left)", "Too few nodes."] {
+            assert!(text.contains(part), "{part} in\n{text}");
+        }
+    }
+
+    #[test]
+    fn the_names_of_the_json_fields_stand() {
+        let json = serde_json::to_value(Status::default()).unwrap();
+        for field in [
+            "version",
+            "node",
+            "listen",
+            "socks",
+            "invitation",
+            "known_nodes",
+            "links",
+            "paths",
+            "relays_in_use",
+            "services",
+            "sessions",
+            "obstacle",
+            "notice",
+            "uptime_seconds",
+        ] {
+            assert!(json.get(field).is_some(), "{field}");
+        }
+    }
+}

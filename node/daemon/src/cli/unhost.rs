@@ -1,0 +1,21 @@
+//! `phantom unhost`: publish no longer.
+
+use super::{Whom, host::label};
+
+/// End what `phantom host` began
+///
+/// All ports of the identity are published no longer. The identity itself is kept: hosted again, it has the same name.
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// The identity: what --as of `phantom host` said
+    #[arg(value_name = "NAME", default_value = "default", value_parser = label)]
+    label: String,
+    #[command(flatten)]
+    whom: Whom,
+}
+
+pub(super) async fn run(args: Args) -> anyhow::Result<()> {
+    args.whom.connect().await?.unhost(&args.label).await?;
+    println!("{} is published no longer.", args.label);
+    Ok(())
+}

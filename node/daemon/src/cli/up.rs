@@ -1,0 +1,158 @@
+//! `phantom up`: a node, until Ctrl-C.
+
+use std::{
+    convert::Infallible,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    path::PathBuf,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, bail};
+use clap::value_parser;
+use phantom_protocol::{limits::DEFAULT_HOPS, network::Network, wire::invitation::Invitation};
+
+use super::running::{SOCKS, asked_to_end, end, open, raise_limits};
+use crate::{
+    daemon::{Config, Daemon},
+    demo::local_network,
+    doors::{Doors, NodeHandle as _, bind_sockets, bind_socks, local_socket::node_places},
+    store,
+};
+
+/// How often the user may hear something new.
+const NEWS: Duration = Duration::from_millis(500);
+/// What stands in the way for a shorter time is no news: every start begins with no known nodes.
+const SETTLING: Duration = Duration::from_secs(8);
+
+/// Run a node
+///
+/// Programs use the network through SOCKS5: names that end in .ap are resolved inside, everything else is refused. Without
+/// an invitation the node waits alone, and prints one for others.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  phantom up --join INVITATION
+  phantom up --listen 198.51.100.7:443          relay for others, too: needs an address that they reach
+  phantom up --state ./second --socks 127.0.0.1:9071
+  curl -q --noproxy '' --socks5-hostname 127.0.0.1:9070 http://NAME.ap/")]
+pub(super) struct Args {
+    /// The invitation of a node of the network
+    #[arg(long, value_name = "INVITATION")]
+    join: Option<Invitation>,
+    /// Where other nodes reach this one; without it, a node that joined only dials
+    #[arg(long, value_name = "ADDR")]
+    listen: Option<SocketAddr>,
+    /// Where programs find SOCKS5
+    #[arg(long, value_name = "ADDR", default_value = SOCKS)]
+    socks: SocketAddr,
+    /// Where the node keeps its keys [default: ~/.local/state/phantom]
+    #[arg(long, value_name = "DIR")]
+    state: Option<PathBuf>,
+    /// Relays of each path, 0 to 8; two paths meet in a connection
+    #[arg(long, value_name = "K", default_value_t = DEFAULT_HOPS as u8, value_parser = value_parser!(u8).range(0..=8))]
+    hops: u8,
+}
+
+pub(super) async fn run(args: Args) -> anyhow::Result<()> {
+    raise_limits();
+    let socks = bind_socks(args.socks).await?;
+    let state = match &args.state {
+        Some(state) => std::path::absolute(state).context("The current folder is gone")?,
+        None => store::default_folder()?,
+    };
+    let daemon = Daemon::start(config(&args, state.clone())?).await?;
+    let sockets = bind_sockets(&node_places(&state)).await?;
+    let alone = args.join.is_none();
+    greet(&daemon, &socks.local_addr()?, &state, alone);
+    let doors = open(&daemon, Doors { socks: Some(socks), sockets });
+    tokio::select! {
+        result = asked_to_end() => result?,
+        never = tell_news(&daemon, alone) => match never {},
+    }
+    doors.abort();
+    end(std::slice::from_ref(&daemon)).await;
+    Ok(())
+}
+
+fn config(args: &Args, state: PathBuf) -> anyhow::Result<Config> {
+    let listen = match (args.listen, &args.join) {
+        (None, Some(_)) => None,
+        // Alone, a node must be found by those whom it invites: of this machine, unless the user says more.
+        (None, None) => Some(SocketAddr::new(Ipv4Addr::LOCALHOST.into(), 0)),
+        (Some(listen), _) => Some(listen),
+    };
+    if let Some(listen) = listen.filter(|listen| listen.ip().is_unspecified()) {
+        bail!(
+            "--listen {listen} says nothing that other nodes could dial. Give the address by which they reach this machine: \
+             --listen ADDRESS:{}",
+            listen.port()
+        );
+    }
+    let network = network(listen, args.join.as_ref())?;
+    let mut config = Config::new(network.clone());
+    config.state = Some(state);
+    config.friends = args.join.iter().map(|join| join.contact_in(network.id())).collect::<Result<_, _>>()?;
+    config.listen = listen;
+    // On loopback every node has an address of its own, and is known by it; elsewhere the system chooses.
+    config.source = listen.map(|listen| listen.ip()).filter(IpAddr::is_loopback);
+    config.hops = usize::from(args.hops);
+    Ok(config)
+}
+
+/// An invitation names its network; who has none is where its address is.
+fn network(listen: Option<SocketAddr>, join: Option<&Invitation>) -> anyhow::Result<Network> {
+    let known = [Network::public(), local_network()];
+    match join {
+        Some(join) => known.into_iter().find(|network| network.id() == join.network()).context(
+            "This invitation is for a network that this version of Phantom does not know. Ask for one that was made by the \
+             same version",
+        ),
+        None => {
+            let public = listen.is_some_and(|listen| Network::public().admits(listen));
+            Ok(if public { Network::public() } else { local_network() })
+        }
+    }
+}
+
+fn greet(daemon: &Daemon, socks: &SocketAddr, state: &std::path::Path, alone: bool) {
+    println!("Phantom {}, node {:?}", env!("CARGO_PKG_VERSION"), daemon.id());
+    match daemon.listening() {
+        Some(address) => println!("listens   {address}"),
+        None => println!(
+            "listens   nowhere: this node uses the network and relays for nobody (--listen ADDR changes that)"
+        ),
+    }
+    println!("socks     {socks}   (curl -q --noproxy '' --socks5-hostname {socks} http://NAME.ap/)");
+    println!("state     {}", state.display());
+    if alone {
+        println!(
+            "This node is alone: it was started without --join. It becomes a network when others join it."
+        );
+    }
+    if let Some(invitation) = daemon.invitation() {
+        println!("Others join through this node with\n\n    phantom up --join {invitation}\n");
+    }
+}
+
+/// Says when paths stand, and what keeps them from it. Never ends.
+async fn tell_news(daemon: &Daemon, alone: bool) -> Infallible {
+    let mut told_ready = false;
+    let mut told = String::new();
+    let mut quiet_until = Instant::now() + SETTLING;
+    loop {
+        let status = daemon.status().await;
+        let lonely = alone && status.known_nodes == 0;
+        let news = [status.obstacle, status.notice].into_iter().flatten().collect::<Vec<_>>().join(" ");
+        if !status.paths.ready.is_empty() && !told_ready {
+            println!("Ready: {} nodes known, the first path stands.", status.known_nodes);
+            told_ready = true;
+        } else if news.is_empty() || lonely {
+            quiet_until = Instant::now() + SETTLING;
+        } else if news != told && Instant::now() > quiet_until {
+            eprintln!("{news}");
+            told = news;
+            quiet_until = Instant::now() + SETTLING;
+        }
+        tokio::time::sleep(NEWS).await;
+    }
+}

@@ -1,0 +1,63 @@
+//! The daemon as its doors see it: the node, and what only the doors know.
+
+use std::{io, net::SocketAddr, time::Duration};
+
+use anyhow::bail;
+use phantom_protocol::identity::ApPublic;
+use tokio::time::timeout;
+
+use super::{HostRequest, Hosted, NodeHandle, Status};
+use crate::{
+    daemon::Daemon,
+    session::{Group, OpenError, Refusal, SessionStream},
+};
+
+/// Who hosts is told the truth after this time, and the node goes on trying.
+const PUBLISHING: Duration = Duration::from_secs(120);
+
+/// A running node behind its doors.
+pub struct RunningNode {
+    daemon: Daemon,
+    socks: Option<SocketAddr>,
+}
+
+impl RunningNode {
+    /// The node behind a SOCKS port.
+    pub fn new(daemon: Daemon, socks: Option<SocketAddr>) -> RunningNode {
+        RunningNode { daemon, socks }
+    }
+}
+
+impl NodeHandle for RunningNode {
+    type Stream = SessionStream;
+
+    async fn connect(&self, group: &str, peer: ApPublic, port: u16) -> io::Result<SessionStream> {
+        self.daemon.connect(&Group::new(group), peer, port).await.map_err(|refusal| match refusal {
+            // The fault is on this side: no host is to blame.
+            Refusal::NoTunnel(OpenError::NoPath) => {
+                io::Error::new(io::ErrorKind::NetworkUnreachable, refusal)
+            }
+            refusal => refusal.into(),
+        })
+    }
+
+    async fn host(&self, request: HostRequest) -> anyhow::Result<Hosted> {
+        let label = request.label.clone();
+        match timeout(PUBLISHING, NodeHandle::host(&self.daemon, request)).await {
+            Ok(result) => result,
+            Err(_) => {
+                let why = NodeHandle::status(&self.daemon).await.obstacle;
+                let why = why.unwrap_or_else(|| "no entry path was built in time".to_owned());
+                bail!("{label} is not published yet: {why}. The node goes on trying: see `phantom status`.");
+            }
+        }
+    }
+
+    async fn unhost(&self, label: &str) -> anyhow::Result<()> {
+        NodeHandle::unhost(&self.daemon, label).await
+    }
+
+    async fn status(&self) -> Status {
+        Status { socks: self.socks, ..NodeHandle::status(&self.daemon).await }
+    }
+}
