@@ -192,6 +192,29 @@ async fn a_frozen_tunnel_is_replaced_while_the_client_sends() {
     wait_until(|| world.net.confirmed() == 2).await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_download_that_falls_silent_moves_before_the_keep_alive() {
+    let targets = target(|mut tcp| async move { while tcp.write_all(&[7; 65_536]).await.is_ok() {} }).await;
+    let world = World::new(targets);
+    let mut stream = world.connect(PORT).await.unwrap();
+    let mut buffer = vec![0; 65_536];
+    let start = Instant::now();
+    while start.elapsed() < Duration::from_millis(500) {
+        stream.read(&mut buffer).await.unwrap();
+    }
+    world.net.freeze_newest();
+    let frozen = Instant::now();
+    while world.net.opened() == 1 {
+        let _silence = timeout(Duration::from_millis(50), stream.read(&mut buffer)).await;
+    }
+    println!("download: replaced after {:?}", frozen.elapsed());
+    assert!(frozen.elapsed() < Duration::from_secs(5));
+    for _ in 0..64 {
+        within(5, stream.read(&mut buffer)).await.unwrap();
+    }
+    world.net.check();
+}
+
 #[tokio::test]
 async fn a_frozen_tunnel_is_replaced_while_the_client_only_listens() {
     let world = World::new(target(echo).await);

@@ -33,6 +33,9 @@ const MOST_PATIENCE: Duration = Duration::from_secs(10);
 pub(super) const OPENING: Duration = Duration::from_secs(20);
 /// Moves without a word from the service after which the spare connection ids are used up.
 const SILENT_MOVES: u32 = 4;
+/// So many datagrams between two looks are a transfer; when one falls silent the client asks sooner than otherwise.
+const BUSY: u64 = 32;
+const KEEP_ALIVE_BUSY: Duration = Duration::from_secs(1);
 /// A datagram that asks for nothing but an acknowledgement.
 const KEEP_ALIVE_DATAGRAM: &[u8] = &[0];
 
@@ -93,8 +96,10 @@ impl Watch {
     }
 
     fn keep_alive(&self, pulse: &mut Pulse) {
-        if self.streams.open() > 0 && pulse.quiet_since.elapsed() >= KEEP_ALIVE {
+        let patience = if pulse.busy { KEEP_ALIVE_BUSY } else { KEEP_ALIVE };
+        if self.streams.open() > 0 && pulse.quiet_since.elapsed() >= patience {
             pulse.quiet_since = Instant::now();
+            pulse.busy = false;
             let _closed_or_sent = self.connection.send_datagram(Bytes::from_static(KEEP_ALIVE_DATAGRAM));
         }
     }
@@ -144,6 +149,8 @@ struct Pulse {
     looked: Instant,
     /// When something last came in, or a keep-alive last went out.
     quiet_since: Instant,
+    /// Whether much came in before that.
+    busy: bool,
     received: u64,
     acks: u64,
     asked: u64,
@@ -158,6 +165,7 @@ impl Pulse {
         Pulse {
             looked: now,
             quiet_since: now,
+            busy: false,
             received: stats.udp_rx.datagrams,
             acks: stats.frame_rx.acks,
             asked: asking(&stats.frame_tx),
@@ -174,6 +182,7 @@ impl Pulse {
         }
         self.looked = now;
         if stats.udp_rx.datagrams != self.received {
+            self.busy |= stats.udp_rx.datagrams >= self.received + BUSY;
             self.received = stats.udp_rx.datagrams;
             self.quiet_since = now;
         }
