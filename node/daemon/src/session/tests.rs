@@ -200,7 +200,7 @@ async fn a_download_that_falls_silent_moves_before_the_keep_alive() {
     let mut buffer = vec![0; 65_536];
     let start = Instant::now();
     while start.elapsed() < Duration::from_millis(500) {
-        stream.read(&mut buffer).await.unwrap();
+        stream.read_exact(&mut buffer).await.unwrap();
     }
     world.net.freeze_newest();
     let frozen = Instant::now();
@@ -210,7 +210,7 @@ async fn a_download_that_falls_silent_moves_before_the_keep_alive() {
     println!("download: replaced after {:?}", frozen.elapsed());
     assert!(frozen.elapsed() < Duration::from_secs(5));
     for _ in 0..64 {
-        within(5, stream.read(&mut buffer)).await.unwrap();
+        within(5, stream.read_exact(&mut buffer)).await.unwrap();
     }
     world.net.check();
 }
