@@ -12,12 +12,16 @@ use std::{
 use phantom_protocol::{
     identity::{ApPublic, ApSecret},
     node::{GroupId, Node, OpenFailure, OpenRequest, Output, Purpose, ServiceId, Ticket},
+    time::Moment,
     tunnel::{OwnedPathId, OwnerTunnelId},
     wire::opener::Answer,
 };
 use tokio::sync::{mpsc, oneshot};
 
-use super::tunnels::{Delivery, Sender};
+use super::{
+    memory,
+    tunnels::{Delivery, Sender},
+};
 use crate::{
     clock::Clock,
     doors::{Paths, ReadyPath},
@@ -30,6 +34,10 @@ use crate::{
 const BATCH: usize = 256;
 /// Own paths that a session's replacement tunnels stay away from.
 const AVOIDED_PATHS: usize = 3;
+
+/// Known nodes are written down this often, and for the first time this soon.
+const REMEMBER: Duration = Duration::from_secs(600);
+const REMEMBER_FIRST: Duration = Duration::from_secs(30);
 
 /// What handles ask of the driver.
 pub(super) enum Command {
@@ -98,6 +106,7 @@ pub(super) struct Driver {
     counter: u64,
     /// Tunnels at which the closed ones are sorted out.
     tidy_at: usize,
+    remember_at: Moment,
     /// A full disk is said once, not at every circle.
     store_failed: bool,
 }
@@ -127,6 +136,7 @@ impl Driver {
             trials: BTreeMap::new(),
             counter: 0,
             tidy_at: TIDY,
+            remember_at: clock.moment() + REMEMBER_FIRST,
             store_failed: false,
         }
     }
@@ -153,10 +163,13 @@ impl Driver {
                     }
                 }
                 command = commands.recv() => match command {
-                    None | Some(Command::Stop) => return,
+                    None | Some(Command::Stop) => return self.remember_nodes(),
                     Some(command) => self.handle_command(command, &mut outlet),
                 },
                 () = tokio::time::sleep(wait) => self.node.handle_timeout(self.clock.now(), &mut outlet),
+            }
+            if self.remember_at <= self.clock.moment() {
+                self.remember_nodes();
             }
         }
     }
@@ -263,7 +276,7 @@ impl Driver {
                         let _ = answer.send(outcome.map_err(anyhow::Error::from));
                     }
                 }
-                Output::Persist(bytes) => self.persist(&bytes),
+                Output::Persist(bytes) => self.write(Notes::Building, &bytes),
             }
         }
         self.tell_ready_paths();
@@ -389,15 +402,26 @@ impl Driver {
         }
     }
 
-    fn persist(&mut self, bytes: &[u8]) {
+    /// Writes down who else there is, so that a restart needs no invitation.
+    fn remember_nodes(&mut self) {
+        self.remember_at = self.clock.moment() + REMEMBER;
+        let records = self.node.records(memory::REMEMBERED);
+        if !records.is_empty() {
+            self.write(Notes::Nodes, &memory::join(&records));
+        }
+    }
+
+    fn write(&mut self, notes: Notes, bytes: &[u8]) {
         let Some(store) = &self.store else {
             return;
         };
-        match store.write_notes(Notes::Guards, bytes) {
+        match store.write_notes(notes, bytes) {
             Ok(()) => self.store_failed = false,
             Err(error) if !self.store_failed => {
                 self.store_failed = true;
-                tracing::warn!("{error}; guards will be chosen anew after a restart unless this is mended");
+                tracing::warn!(
+                    "{error}; guards and known nodes are lost with a restart unless this is mended"
+                );
             }
             Err(_) => {}
         }

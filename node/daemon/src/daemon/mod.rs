@@ -4,6 +4,7 @@
 
 mod driver;
 mod handle;
+mod memory;
 mod tunnels;
 
 use std::{
@@ -20,7 +21,7 @@ use phantom_protocol::{
     limits::{DEFAULT_HOPS, MAX_HOPS, POOL},
     network::Network,
     node::{Node, NodeConfig, ServiceId},
-    time::Moment,
+    time::{Moment, UnixTime},
     tunnel::Switch,
     wire::{
         contact::{Contact, TlsKeys},
@@ -124,58 +125,33 @@ impl Daemon {
         }
         let mut rng = fresh_rng()?;
         let clock = Clock::new();
-        let store = match &config.state {
-            Some(folder) => Some(Arc::new(Store::open(folder, &config.network)?)),
-            None => None,
-        };
-        let (secret, tls, kept) = match &store {
-            Some(store) => {
-                let kept = store.read_notes(Notes::Guards)?.map(|bytes| bytes.to_vec());
-                (store.node_secret(&mut rng)?, store.tls_identity(clock.unix())?, kept)
-            }
-            None => {
-                let secret = NodeSecret::generate_with_work(&mut rng, config.network.work);
-                (secret, TlsIdentity::generate(clock.unix())?, None)
-            }
-        };
-        let secret = Arc::new(secret);
+        let Keys { store, secret, tls, kept, remembered } = Keys::of(&config, clock.unix(), &mut rng)?;
         let tls_keys = TlsKeys::one(tls.key_hash());
         let switch = Arc::new(Switch::new(rng.random(), secret.id()));
 
-        let mut link_config =
-            LinkConfig::new(Arc::clone(&secret), config.network.clone(), tls, clock.clone());
+        let mut link_config = LinkConfig::new(Arc::clone(&secret), config.network.clone(), tls, clock);
         link_config.listen = config.listen;
         link_config.source = config.source;
         link_config.listed = config.listen.is_some();
         let (links, events) = Links::start(link_config, Arc::clone(&switch))?;
+        let contact = own_contact(&config, links.listening(), secret.id(), tls_keys)?;
 
-        let contact = match config.advertise.or(links.listening()) {
-            Some(address) if !config.network.admits(address) => bail!(
-                "other nodes could not reach this one at {address}: it is not a public address. \
-                 Give one that they can reach with --listen"
-            ),
-            Some(address) => Contact::listed(secret.id(), address, tls_keys),
-            None => Contact::unlisted(secret.id()),
+        let node_config = NodeConfig {
+            secret: Arc::clone(&secret),
+            contact,
+            network: config.network.clone(),
+            family: None,
+            hops: config.hops,
+            pool: config.pool,
+            friends: config.friends.clone(),
+            remembered,
+            kept,
+            seed: rng.random(),
         };
-        let node = Node::new(
-            clock.now(),
-            NodeConfig {
-                secret: Arc::clone(&secret),
-                contact,
-                network: config.network.clone(),
-                family: None,
-                hops: config.hops,
-                pool: config.pool,
-                friends: config.friends.clone(),
-                kept,
-                seed: rng.random(),
-            },
-            Arc::clone(&switch),
-        );
-
+        let node = Node::new(clock.now(), node_config, Arc::clone(&switch));
         let (commands, receiver) = mpsc::unbounded_channel();
         let sender: Arc<Sender> = Arc::new(Sender::new(links.clone(), switch));
-        let driver = Driver::new(node, links.clone(), clock.clone(), Arc::clone(&sender), store.clone());
+        let driver = Driver::new(node, links.clone(), clock, Arc::clone(&sender), store.clone());
         let driver = tokio::spawn(driver.run(events, receiver));
         let opener = Arc::new(DriverOpener::new(commands.clone()));
         Ok(Daemon(Arc::new(Inner {
@@ -310,6 +286,50 @@ impl Daemon {
 fn hosted(label: String, public: &ApPublic, port: u16, to: SocketAddr) -> Hosted {
     let address = public.address().into();
     Hosted { label, name: public.name().to_string(), address, port, to }
+}
+
+/// What a node keeps over restarts, or draws anew where there is no state folder.
+struct Keys {
+    store: Option<Arc<Store>>,
+    secret: Arc<NodeSecret>,
+    tls: TlsIdentity,
+    kept: Option<Vec<u8>>,
+    remembered: Vec<Vec<u8>>,
+}
+
+impl Keys {
+    fn of(config: &Config, now: UnixTime, rng: &mut ChaCha20Rng) -> anyhow::Result<Keys> {
+        let Some(folder) = &config.state else {
+            let secret = Arc::new(NodeSecret::generate_with_work(rng, config.network.work));
+            let tls = TlsIdentity::generate(now)?;
+            return Ok(Keys { store: None, secret, tls, kept: None, remembered: Vec::new() });
+        };
+        let store = Store::open(folder, &config.network)?;
+        Ok(Keys {
+            secret: Arc::new(store.node_secret(rng)?),
+            tls: store.tls_identity(now)?,
+            kept: store.read_notes(Notes::Building)?.map(|bytes| bytes.to_vec()),
+            remembered: store.read_notes(Notes::Nodes)?.map_or_else(Vec::new, |bytes| memory::split(&bytes)),
+            store: Some(Arc::new(store)),
+        })
+    }
+}
+
+/// What others learn of this node: its address only if it listens.
+fn own_contact(
+    config: &Config,
+    listening: Option<SocketAddr>,
+    id: NodeId,
+    tls_keys: TlsKeys,
+) -> anyhow::Result<Contact> {
+    match config.advertise.or(listening) {
+        Some(address) if !config.network.admits(address) => bail!(
+            "other nodes could not reach this one at {address}: it is not a public address. \
+             Give one that they can reach with --listen"
+        ),
+        Some(address) => Ok(Contact::listed(id, address, tls_keys)),
+        None => Ok(Contact::unlisted(id)),
+    }
 }
 
 /// Randomness for keys, from the system.

@@ -35,8 +35,8 @@ pub(super) enum Content {
     TlsKey = 2,
     TlsCertificate = 3,
     ApKey = 4,
-    Guards = 5,
-    Pacer = 6,
+    Building = 5,
+    Nodes = 6,
 }
 
 /// The bytes in a file; `None` if there is none.

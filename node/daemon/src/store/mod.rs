@@ -51,17 +51,17 @@ pub struct Store {
 /// What the node writes down from time to time, in a form of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Notes {
-    /// The guards and what is known about them.
-    Guards,
-    /// How builds of paths went.
-    Pacer,
+    /// Guards, and how builds of paths went.
+    Building,
+    /// Records of nodes, to come back without an invitation.
+    Nodes,
 }
 
 impl Notes {
     fn file(self) -> (&'static str, Content) {
         match self {
-            Notes::Guards => ("guards", Content::Guards),
-            Notes::Pacer => ("pacer", Content::Pacer),
+            Notes::Building => ("guards", Content::Building),
+            Notes::Nodes => ("nodes", Content::Nodes),
         }
     }
 }

@@ -36,8 +36,8 @@ fn keys_and_notes_come_back() {
     let node = store.node_secret(&mut rng()).unwrap().id();
     let tls = store.tls_identity(NOW).unwrap().key_hash();
     let shop = store.identity_or_new("shop", &mut rng()).unwrap().public();
-    assert_eq!(store.read_notes(Notes::Guards).unwrap(), None);
-    store.write_notes(Notes::Guards, b"four guards").unwrap();
+    assert_eq!(store.read_notes(Notes::Building).unwrap(), None);
+    store.write_notes(Notes::Building, b"four guards").unwrap();
     drop(store);
 
     let store = Store::open(&folder, &network(1)).unwrap();
@@ -47,7 +47,7 @@ fn keys_and_notes_come_back() {
     assert_eq!(store.identity("shop").unwrap().unwrap().public().as_bytes(), shop.as_bytes());
     assert!(store.identity("blog").unwrap().is_none());
     assert_eq!(store.identities().unwrap(), ["shop"]);
-    assert_eq!(store.read_notes(Notes::Guards).unwrap().unwrap().as_slice(), b"four guards");
+    assert_eq!(store.read_notes(Notes::Building).unwrap().unwrap().as_slice(), b"four guards");
 }
 
 #[test]
@@ -157,12 +157,12 @@ fn a_folder_with_other_peoples_files_is_left_alone() {
 fn an_interrupted_write_leaves_the_old_content() {
     let (_temp, folder) = place();
     let store = Store::open(&folder, &network(1)).unwrap();
-    store.write_notes(Notes::Pacer, b"old").unwrap();
+    store.write_notes(Notes::Nodes, b"old").unwrap();
     // What a crash between writing and renaming leaves.
     fs::write(folder.join("pacer.new"), b"half of the n").unwrap();
-    assert_eq!(store.read_notes(Notes::Pacer).unwrap().unwrap().as_slice(), b"old");
-    store.write_notes(Notes::Pacer, b"new").unwrap();
-    assert_eq!(store.read_notes(Notes::Pacer).unwrap().unwrap().as_slice(), b"new");
+    assert_eq!(store.read_notes(Notes::Nodes).unwrap().unwrap().as_slice(), b"old");
+    store.write_notes(Notes::Nodes, b"new").unwrap();
+    assert_eq!(store.read_notes(Notes::Nodes).unwrap().unwrap().as_slice(), b"new");
     assert!(!folder.join("pacer.new").exists());
 }
 
@@ -173,7 +173,7 @@ fn a_planted_link_is_not_followed_when_writing() {
     let victim = temp.path().join("victim");
     fs::write(&victim, "precious").unwrap();
     symlink(&victim, folder.join("pacer.new")).unwrap();
-    store.write_notes(Notes::Pacer, b"new").unwrap();
+    store.write_notes(Notes::Nodes, b"new").unwrap();
     assert_eq!(fs::read_to_string(&victim).unwrap(), "precious");
 }
 

@@ -77,6 +77,8 @@ pub struct NodeConfig {
     pub pool: usize,
     /// Nodes of friends: where it begins to learn who else there is.
     pub friends: Vec<Contact>,
+    /// Records of nodes that it knew in an earlier life: what [`Node::records`] gave.
+    pub remembered: Vec<Vec<u8>>,
     /// What [`Output::Persist`] gave in an earlier life.
     pub kept: Option<Vec<u8>>,
     /// Where all its randomness comes from.
@@ -219,6 +221,9 @@ impl Node {
 
     /// Begins: announces itself if it is listed, and builds what its pool wants.
     pub fn start(&mut self, now: Now, out: &mut impl Outlet) {
+        for record in std::mem::take(&mut self.config.remembered) {
+            self.exchange.handle_remembered(now, &record);
+        }
         self.announce(now);
         self.settle(now, out);
     }
@@ -350,6 +355,13 @@ impl Node {
     pub fn known_nodes(&self) -> usize {
         let own = self.config.contact.id;
         self.exchange.view().nodes().filter(|node| node.record.id() != own).count()
+    }
+
+    /// Records of at most so many other nodes, to be remembered.
+    pub fn records(&self, most: usize) -> Vec<Vec<u8>> {
+        let own = self.config.contact.id;
+        let others = self.exchange.view().nodes().filter(|node| node.record.id() != own);
+        others.take(most).map(|node| node.record.bytes().to_vec()).collect()
     }
 
     /// A node as its owner's user may read it: its address if it is known.
