@@ -12,7 +12,7 @@ GIBIBYTE = 1 << 30
 LINKS = 7
 
 
-@test(bound=120)
+@test(bound=150)
 def the_printed_line_fetches_the_page(t):
     demo = Demo(t)
     line = re.search(r"^\W*(curl -q .*--socks5-hostname .*)$", demo.printed(), re.M)
@@ -22,7 +22,7 @@ def the_printed_line_fetches_the_page(t):
     assert demo.hops == 3 and len(demo.nodes) == 12
 
 
-@test(bound=180)
+@test(bound=240)
 def a_gibibyte_crosses_seven_links(t):
     demo = Demo(t)
     expected = demo.get(f"/sha256/{GIBIBYTE}", bound=60).strip()
@@ -43,7 +43,7 @@ def a_gibibyte_crosses_seven_links(t):
     assert full >= LINKS, f"only {full} links carried the download"
 
 
-@test(bound=180)
+@test(bound=240)
 def two_more_processes_exchange_a_page(t):
     demo = Demo(t)
     host = Node(t, "host", "127.40.0.1", join=demo.invitation)

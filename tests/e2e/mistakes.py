@@ -6,7 +6,7 @@ import socket
 
 from harness import Skip, build, test
 from harness.children import wait_for
-from harness.phantom import INVITATION, Node, free_port
+from harness.phantom import INVITATION, Node, free_port, world
 
 # A sentence for a user, not a dump for a developer.
 DEVELOPER = re.compile(r"panicked|RUST_BACKTRACE|stack backtrace|Os \{|unwrap\(\)|ParseError")
@@ -14,19 +14,13 @@ DEVELOPER = re.compile(r"panicked|RUST_BACKTRACE|stack backtrace|Os \{|unwrap\(\
 
 def refuses(t, *command, says, bound=20):
     """The command ends by itself, with an error that names the matter."""
-    done = t.children.run(build.phantom(), *command, check=False, bound=bound, environment=runtime(t))
+    done = t.children.run(build.phantom(), *command, check=False, bound=bound, environment=world(t.folder, "user"))
     output = done.stdout + done.stderr
     assert done.returncode != 0, f"{command} succeeded:\n{output}"
     assert done.returncode > 0, f"{command} was killed by signal {-done.returncode}"
     assert re.search(says, output, re.I), f"{command}: no word of {says!r}:\n{output}"
     assert not DEVELOPER.search(output), f"{command}: not for a user's eyes:\n{output}"
     assert len(done.stderr.strip().splitlines()) <= 6, f"{command}: too long:\n{output}"
-
-
-def runtime(t):
-    folder = t.folder / "runtime"
-    folder.mkdir(exist_ok=True, mode=0o700)
-    return {"XDG_RUNTIME_DIR": str(folder)}
 
 
 def up(t, *options, state="state"):
@@ -107,7 +101,7 @@ def a_full_disk_is_said(t):
         raise Skip("no mount namespace may be made here")
     command = " ".join(map(str, [build.phantom(), *up(t)[:-1], disk / "state"]))
     script = f"mount -t tmpfs -o size=64k none {disk} && head -c 1M /dev/zero >{disk}/filler; exec {command}"
-    process = t.children.start("full", *namespace, "sh", "-c", script, environment=runtime(t))
+    process = t.children.start("full", *namespace, "sh", "-c", script, environment=world(t.folder, "user"))
     wait_for("the node to give up", lambda: process.poll() is not None, 30)
     output = process.log.read_text(errors="replace")
     assert process.returncode > 0, output

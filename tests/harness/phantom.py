@@ -11,8 +11,15 @@ from .children import wait_for
 INVITATION = re.compile(r"phantom-invitation-1:[a-z2-7]+")
 AP_NAME = re.compile(r"\b[a-z2-7]{56}\.ap\b")
 
-# Paths of three relays a side must stand: seconds on two busy cores.
-READY = 90
+# Until paths of three relays a side stand: seconds, on two cores that have other things to do as well.
+READY = 100
+
+
+def world(folder, name):
+    """What a phantom may see of its user: folders of its own, for whatever the machine's user runs is not ours."""
+    runtime = folder / f"{name}-runtime"
+    runtime.mkdir(mode=0o700, exist_ok=True)
+    return {"XDG_RUNTIME_DIR": str(runtime), "HOME": str(runtime), "XDG_STATE_HOME": ""}
 
 
 def free_port(address="127.0.0.1"):
@@ -33,11 +40,9 @@ class Demo:
     def __init__(self, t, *options, name="demo", ready=READY):
         self.t = t
         ready_file = t.folder / f"{name}.json"
-        self.runtime = t.folder / f"{name}-runtime"
-        self.runtime.mkdir(mode=0o700)
         self.socks = f"127.0.0.1:{free_port()}"
         command = [build.phantom(), "demo", "--socks", self.socks, "--ready-file", ready_file, *options]
-        self.process = t.children.start(name, *command, environment={"XDG_RUNTIME_DIR": str(self.runtime)})
+        self.process = t.children.start(name, *command, environment=world(t.folder, name))
         wait_for("the demo's ready file", lambda: complete_json(ready_file), ready, self.process)
         facts = complete_json(ready_file)
         assert facts["socks"] == self.socks, facts
@@ -60,8 +65,7 @@ class Node:
     def __init__(self, t, name, address, join=None, options=()):
         self.t, self.name, self.address = t, name, address
         self.listen, self.socks = f"{address}:{free_port(address)}", f"127.0.0.1:{free_port()}"
-        self.state, self.runtime = t.folder / f"{name}-state", t.folder / f"{name}-runtime"
-        self.runtime.mkdir(mode=0o700)
+        self.state = t.folder / f"{name}-state"
         self.options = [*options, *(["--join", join] if join else [])]
         self.process = None
         self.start()
@@ -71,7 +75,7 @@ class Node:
         self.process = self.t.children.start(self.name, *command, *self.options, environment=self.environment())
 
     def environment(self):
-        return {"XDG_RUNTIME_DIR": str(self.runtime)}
+        return world(self.t.folder, self.name)
 
     def ask(self, *command, check=True, bound=60):
         """Any other subcommand, against this daemon."""
@@ -85,12 +89,11 @@ class Node:
         return json.loads(self.ask("status", "--json").stdout)
 
     def host(self, port, *options):
-        """Publishes a local port and returns its name, once the command has printed it."""
-        hosting = self.t.children.start(
-            f"{self.name}-host-{port}", build.phantom(), "host", port, *options, environment=self.environment()
-        )
-        find = lambda: AP_NAME.search(hosting.log.read_text(errors="replace"))  # noqa: E731
-        return wait_for("the service's name", find, READY, None).group()
+        """Publishes a local port and returns its name."""
+        said = self.ask("host", port, *options, bound=2 * READY).stdout
+        found = AP_NAME.search(said)
+        assert found, f"no name was printed:\n{said}"
+        return found.group()
 
     def get(self, url, *options, bound=60):
         return curl(self.t, self.socks, url, *options, bound=bound).stdout

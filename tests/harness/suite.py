@@ -3,6 +3,7 @@
 import contextlib
 import shutil
 import signal
+import tempfile
 import time
 import traceback
 from dataclasses import dataclass
@@ -47,9 +48,9 @@ class Context:
 
     def __init__(self, name, long):
         self.long = long
-        self.folder = build.target_folder() / "tests" / name.replace("/", "-")
-        shutil.rmtree(self.folder, ignore_errors=True)
-        self.folder.mkdir(parents=True, mode=0o700)
+        # Short: the path of a local socket has 107 bytes at most.
+        self.folder = Path(tempfile.mkdtemp(prefix="phantom-"))
+        self.remains = build.target_folder() / "tests" / name.replace("/", "-")
         self.children = Children(self.folder)
         self.notes = []
         self.counts = None
@@ -60,8 +61,11 @@ class Context:
 
     def close(self, passed):
         self.children.end_all()
-        if passed:
-            shutil.rmtree(self.folder, ignore_errors=True)
+        shutil.rmtree(self.remains, ignore_errors=True)
+        if not passed:
+            with contextlib.suppress(shutil.Error):  # sockets cannot be copied, and tell nothing
+                shutil.copytree(self.folder, self.remains)
+        shutil.rmtree(self.folder, ignore_errors=True)
 
 
 @dataclass
