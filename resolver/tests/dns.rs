@@ -1,0 +1,198 @@
+//! The zone as its clients see it: an unchanged resolver over both transports, and messages by hand.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use std::{
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    time::Duration,
+};
+
+use hickory_proto::{
+    op::{Edns, Message, OpCode, Query, ResponseCode},
+    rr::{DNSClass, Name, RecordType},
+    serialize::binary::{BinDecodable, BinEncodable},
+};
+use hickory_resolver::{
+    Resolver, TokioResolver,
+    config::{ConnectionConfig, NameServerConfig, ResolverConfig},
+    net::runtime::TokioRuntimeProvider,
+};
+use phantom_resolver::{Addresses, Lookup, NoAnswer, serve};
+use tokio::{
+    net::{TcpListener, UdpSocket},
+    task::JoinHandle,
+    time::timeout,
+};
+
+const ALIAS: Ipv4Addr = Ipv4Addr::new(127, 200, 1, 2);
+const ADDRESS: Ipv6Addr = Ipv6Addr::new(0xfc01, 2, 3, 4, 5, 6, 7, 8);
+
+/// Knows `known.ap` and its subdomains, and a host without addresses.
+struct Book;
+
+impl Lookup for Book {
+    async fn lookup(&self, host: &str) -> Result<Addresses, NoAnswer> {
+        match host {
+            "known.ap" | "www.known.ap" => Ok(Addresses { alias: Some(ALIAS), address: Some(ADDRESS) }),
+            "bare.ap" => Ok(Addresses::default()),
+            "broken.ap" => Err(NoAnswer::Failed),
+            _ => Err(NoAnswer::NoSuchName),
+        }
+    }
+
+    async fn reverse(&self, address: IpAddr) -> Result<String, NoAnswer> {
+        if address == ALIAS || address == ADDRESS { Ok("known.ap".into()) } else { Err(NoAnswer::NoSuchName) }
+    }
+}
+
+struct Served {
+    at: SocketAddr,
+    task: JoinHandle<std::io::Result<()>>,
+}
+
+impl Drop for Served {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+async fn start() -> Served {
+    // The same port for both transports: the kernel picks it for one, the other may have to try again.
+    loop {
+        let tcp = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let at = tcp.local_addr().unwrap();
+        if let Ok(udp) = UdpSocket::bind(at).await {
+            return Served { at, task: tokio::spawn(serve(udp, tcp, Book)) };
+        }
+    }
+}
+
+fn client(at: SocketAddr, mut connection: ConnectionConfig) -> TokioResolver {
+    connection.port = at.port();
+    let server = NameServerConfig::new(at.ip(), true, vec![connection]);
+    let config = ResolverConfig::from_parts(None, vec![], vec![server]);
+    let mut builder = Resolver::builder_with_config(config, TokioRuntimeProvider::default());
+    builder.options_mut().attempts = 1;
+    builder.build().unwrap()
+}
+
+/// One message by UDP, and its response.
+async fn ask(at: SocketAddr, message: &Message) -> Message {
+    let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    socket.send_to(&message.to_bytes().unwrap(), at).await.unwrap();
+    let mut buffer = [0; 4096];
+    let length = timeout(Duration::from_secs(5), socket.recv(&mut buffer)).await.unwrap().unwrap();
+    let response = Message::from_bytes(&buffer[..length]).unwrap();
+    assert_eq!(response.metadata.id, message.metadata.id);
+    response
+}
+
+fn question(name: &str, wanted: RecordType) -> Message {
+    let mut message = Message::query();
+    message.metadata.id = 4711;
+    message.add_query(Query::query(Name::from_ascii(name).unwrap(), wanted));
+    message
+}
+
+#[tokio::test]
+async fn a_resolver_finds_names_over_both_transports() {
+    let served = start().await;
+    for transport in [ConnectionConfig::udp(), ConnectionConfig::tcp()] {
+        let resolver = client(served.at, transport);
+        for name in ["known.ap.", "WWW.KNOWN.AP."] {
+            let v4 = resolver.lookup(name, RecordType::A).await.unwrap();
+            assert_eq!(v4.answers().len(), 1);
+            assert_eq!(v4.answers()[0].data.ip_addr(), Some(ALIAS.into()));
+            let v6 = resolver.lookup(name, RecordType::AAAA).await.unwrap();
+            assert_eq!(v6.answers()[0].data.ip_addr(), Some(ADDRESS.into()));
+        }
+        for address in [IpAddr::from(ALIAS), ADDRESS.into()] {
+            let names = resolver.reverse_lookup(address).await.unwrap();
+            assert_eq!(names.answers()[0].data.to_string(), "known.ap.");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_no_is_a_believable_no() {
+    let served = start().await;
+    let resolver = client(served.at, ConnectionConfig::udp());
+    let unknown = resolver.lookup("unknown.ap.", RecordType::A).await.unwrap_err();
+    assert!(unknown.is_nx_domain(), "{unknown}");
+    for (name, wanted) in
+        [("known.ap.", RecordType::MX), ("bare.ap.", RecordType::A), ("known.ap.", RecordType::TXT)]
+    {
+        let response = ask(served.at, &question(name, wanted)).await;
+        assert_eq!(response.metadata.response_code, ResponseCode::NoError, "{name}");
+        assert!(response.answers.is_empty());
+        assert_eq!(response.authorities[0].record_type(), RecordType::SOA);
+        assert!(response.metadata.authoritative && !response.metadata.recursion_available);
+    }
+    let broken = ask(served.at, &question("broken.ap.", RecordType::A)).await;
+    assert_eq!(broken.metadata.response_code, ResponseCode::ServFail);
+    let strange = ask(served.at, &question("7.7.200.127.in-addr.arpa.", RecordType::PTR)).await;
+    assert_eq!(strange.metadata.response_code, ResponseCode::NXDomain);
+}
+
+#[tokio::test]
+async fn the_rest_of_the_world_is_refused() {
+    let served = start().await;
+    for (name, wanted) in [
+        ("example.com.", RecordType::A),
+        (".", RecordType::NS),
+        ("localhost.", RecordType::A),
+        ("known.ap.example.com.", RecordType::A),
+        ("8.8.8.8.in-addr.arpa.", RecordType::PTR),
+        ("1.0.0.127.in-addr.arpa.", RecordType::PTR),
+    ] {
+        let response = ask(served.at, &question(name, wanted)).await;
+        assert_eq!(response.metadata.response_code, ResponseCode::Refused, "{name}");
+        assert!(response.answers.is_empty() && response.authorities.is_empty());
+    }
+}
+
+#[tokio::test]
+async fn other_classes_and_operations_are_refused() {
+    let served = start().await;
+    let mut chaos = question("known.ap.", RecordType::TXT);
+    chaos.queries[0].set_query_class(DNSClass::CH);
+    assert_eq!(ask(served.at, &chaos).await.metadata.response_code, ResponseCode::Refused);
+    let mut update = question("known.ap.", RecordType::SOA);
+    update.metadata.op_code = OpCode::Update;
+    assert_eq!(ask(served.at, &update).await.metadata.response_code, ResponseCode::Refused);
+}
+
+#[tokio::test]
+async fn edns_is_answered_with_edns() {
+    let served = start().await;
+    let plain = ask(served.at, &question("known.ap.", RecordType::A)).await;
+    assert!(plain.edns.is_none());
+    let mut message = question("known.ap.", RecordType::A);
+    let mut edns = Edns::new();
+    edns.set_max_payload(4096);
+    message.edns = Some(edns);
+    let response = ask(served.at, &message).await;
+    assert_eq!(response.answers.len(), 1);
+    assert_eq!(response.edns.expect("EDNS").max_payload(), 1_232);
+}
+
+#[tokio::test]
+async fn the_zone_itself_has_an_authority() {
+    let served = start().await;
+    let response = ask(served.at, &question("ap.", RecordType::SOA)).await;
+    assert_eq!(response.answers[0].record_type(), RecordType::SOA);
+    let none = ask(served.at, &question("ap.", RecordType::A)).await;
+    assert_eq!((none.metadata.response_code, none.answers.len()), (ResponseCode::NoError, 0));
+}
+
+#[tokio::test]
+async fn garbage_leaves_the_server_alive() {
+    let served = start().await;
+    let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    for length in 0..200_usize {
+        let garbage: Vec<u8> = (0..length).map(|at| (at * 37 + length * 101) as u8).collect();
+        socket.send_to(&garbage, served.at).await.unwrap();
+    }
+    let response = ask(served.at, &question("known.ap.", RecordType::A)).await;
+    assert_eq!(response.answers.len(), 1);
+}
