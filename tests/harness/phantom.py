@@ -73,6 +73,8 @@ class Node:
     def start(self):
         command = [build.phantom(), "up", "--listen", self.listen, "--socks", self.socks, "--state", self.state]
         self.process = self.t.children.start(self.name, *command, *self.options, environment=self.environment())
+        # The local socket is there first.
+        wait_for(f"{self.name} to be up", lambda: f"socks     {self.socks}" in self.printed(), 30, self.process)
 
     def environment(self):
         return world(self.t.folder, self.name)

@@ -9,6 +9,22 @@ pub fn seconds(pids: &[u32]) -> Result<f64> {
     pids.iter().map(|&pid| of_one(pid)).sum()
 }
 
+/// Seconds of all processors together in which anything at all was run, by anybody.
+pub fn of_the_machine() -> Result<f64> {
+    let stat = std::fs::read_to_string("/proc/stat")?;
+    let fields: Vec<f64> = stat
+        .lines()
+        .next()
+        .unwrap_or_default()
+        .split_whitespace()
+        .skip(1)
+        .map(str::parse)
+        .collect::<Result<_, _>>()?;
+    // user, nice, system, idle, iowait, irq, softirq, steal; the guests' time after these is contained in user.
+    let busy = fields.iter().take(8).enumerate().filter(|(at, _)| ![3, 4].contains(at));
+    Ok(busy.map(|(_, ticks)| ticks).sum::<f64>() / TICKS_PER_SECOND)
+}
+
 fn of_one(pid: u32) -> Result<f64> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))
         .with_context(|| format!("process {pid} is gone"))?;

@@ -11,6 +11,10 @@ from .tor_network import TorNetwork
 
 # How many times Tor's single stream Phantom must carry.
 AT_LEAST = 10
+# Phantom is bound by the processor, Tor's single stream is not: on a machine that others use, their speeds say little.
+FREE = 0.15
+# How many times less processor time a GB may cost than Tor's.
+CPU_LESS = 2
 
 
 @test(bound=300, bound_of_all=900)
@@ -21,8 +25,14 @@ def phantom_beside_tor(t):
     for line in table(columns, ratio=True):
         t.note(line)
     (build.target_folder() / "phantom-beside-tor.json").write_text(json.dumps(columns, indent=2))
-    ratio = columns["Phantom"]["single"]["megabytes_per_second"] / columns["Tor"]["single"]["megabytes_per_second"]
-    assert ratio >= AT_LEAST, f"only {ratio:.1f} times Tor's single stream"
+    single = {name: figures["single"] for name, figures in columns.items()}
+    cpu = [single[name]["cpu_seconds_per_gigabyte"] for name in columns]
+    assert cpu[0] * CPU_LESS <= cpu[1], f"{cpu[0]:.1f} CPU-seconds a GB beside Tor's {cpu[1]:.1f}"
+    speed = single["Phantom"]["megabytes_per_second"] / single["Tor"]["megabytes_per_second"]
+    if single["Phantom"]["foreign_cores"] > FREE:
+        t.note(f"others took {single['Phantom']['foreign_cores']:.1f} cores meanwhile: the speed is not judged")
+    else:
+        assert speed >= AT_LEAST, f"only {speed:.1f} times Tor's single stream"
 
 
 def phantom(t, scale):
