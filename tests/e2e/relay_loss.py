@@ -20,7 +20,7 @@ MOVED = 1 << 20
 
 @test(bound=300, bound_of_all=2400)
 def a_killed_relay_does_not_break_a_download(t):
-    tries, guards_allowed = (20, 2) if t.long else (3, 1)
+    tries, guards_allowed, guards_killed = (20, 2, 0) if t.long else (3, 1, 0)
     seed = random.SystemRandom().getrandbits(32)
     draw = random.Random(seed)
     t.note(f"seed {seed}")
@@ -29,27 +29,45 @@ def a_killed_relay_does_not_break_a_download(t):
     port, expected = serve(t)
     url = f"http://{service.host(port)}:{port}"
     wait_for("the site to be reachable", lambda: answers(client, f"{url}/sha256/1"), READY, client.process)
-    for attempt in range(tries):
-        file = t.folder / f"download-{attempt}"
-        command = ["curl", "-q", "--noproxy", "", "--silent", "--show-error", "--fail", "--max-time", "120"]
-        # A group of its own for each try, hence paths of its own.
-        command += ["--socks5-hostname", client.socks, "--proxy-user", f"try{attempt}:x", "--limit-rate", "40M"]
-        download = t.children.start(f"curl-{attempt}", *command, "--output", file, f"{url}/bytes/{SIZE}")
-        wait_for("the download to begin", lambda: size(file) > SIZE // 20, 60, download)
-        victim, is_guard = choose(draw, client, service, relays, guards_allowed)
-        guards_allowed -= is_guard
-        wait_for("half of the download", lambda: size(file) > draw.uniform(0.3, 0.6) * SIZE, 60, download)
-        at, killed = size(file), time.monotonic()
-        victim.process.kill()
-        status = download.wait(120)
-        took = time.monotonic() - killed
-        t.note(f"{victim.name}{' (guard)' if is_guard else ''} killed at {at >> 20} MiB, done {took:.1f} s later")
-        assert status == 0, f"curl ended with {status} at {size(file)} bytes, after {victim.name} was killed"
-        with open(file, "rb") as content:
-            assert hashlib.file_digest(content, "sha256").hexdigest() == expected, "the bytes are wrong"
-        file.unlink()
-        victim.process.wait()
-        victim.start()
+    done = attempt = 0
+    while done < tries:
+        attempt += 1
+        assert attempt <= 3 * tries, "too often nobody but guards carried the download"
+        with_guards = guards_killed < guards_allowed
+        victim = lose_a_relay(t, draw, attempt, (client, service, relays), url, expected, with_guards)
+        if victim is not None:
+            done += 1
+            guards_killed += victim
+
+
+def lose_a_relay(t, draw, attempt, cast, url, expected, with_guards):
+    """One try. Returns whether the relay was a guard, or None if there was none to choose."""
+    client, service, relays = cast
+    file = t.folder / f"download-{attempt}"
+    command = ["curl", "-q", "--noproxy", "", "--silent", "--show-error", "--fail", "--max-time", "120"]
+    # A group of its own for each try, hence paths of its own.
+    command += ["--socks5-hostname", client.socks, "--proxy-user", f"try{attempt}:x", "--limit-rate", "40M"]
+    download = t.children.start(f"curl-{attempt}", *command, "--output", file, f"{url}/bytes/{SIZE}")
+    wait_for("the download to begin", lambda: size(file) > SIZE // 20, 60, download)
+    victim, is_guard = choose(draw, client, service, relays, with_guards)
+    if victim is None:
+        download.terminate()
+        download.wait(10)
+        return None
+    middle = draw.uniform(0.3, 0.6) * SIZE
+    wait_for("the middle of the download", lambda: size(file) > middle, 60, download)
+    at, killed = size(file), time.monotonic()
+    victim.process.kill()
+    status = download.wait(120)
+    took = time.monotonic() - killed
+    t.note(f"{victim.name}{' (guard)' if is_guard else ''} killed at {at >> 20} MiB, done {took:.1f} s later")
+    assert status == 0, f"curl ended with {status} at {size(file)} bytes, after {victim.name} was killed"
+    with open(file, "rb") as content:
+        assert hashlib.file_digest(content, "sha256").hexdigest() == expected, "the bytes are wrong"
+    file.unlink()
+    victim.process.wait()
+    victim.start()
+    return is_guard
 
 
 def bring_up(t):
@@ -76,8 +94,8 @@ def size(file):
     return file.stat().st_size if file.exists() else 0
 
 
-def choose(draw, client, service, relays, guards_allowed):
-    """A random relay among those that carry the download, and whether it is next to an owner."""
+def choose(draw, client, service, relays, with_guards):
+    """A random relay among those that carry the download, if there is one, and whether it is next to an owner."""
     by_pid = {node.process.pid: node for node in [client, service, *relays]}
 
     def carriers():
@@ -90,6 +108,6 @@ def choose(draw, client, service, relays, guards_allowed):
     pairs = wait_for("the relays of the path to show", carriers, 20, client.process)
     on_path = {node for pair in pairs for node in pair} & set(relays)
     guards = {node for pair in pairs for node in pair if {client, service} & set(pair)} & set(relays)
-    eligible = on_path if guards_allowed > 0 else on_path - guards
-    victim = draw.choice(sorted(eligible or on_path, key=lambda node: node.name))
+    eligible = sorted(on_path if with_guards else on_path - guards, key=lambda node: node.name)
+    victim = draw.choice(eligible) if eligible else None
     return victim, victim in guards
