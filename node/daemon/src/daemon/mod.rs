@@ -41,7 +41,7 @@ use crate::{
     clock::Clock,
     doors::{HostRequest, Hosted},
     link::{LinkConfig, LinkStats, Links, TlsIdentity},
-    session::{CongestionConfig, Group, Refusal, Service, SessionPool, SessionStream, SpeakAs},
+    session::{CongestionConfig, Group, Refusal, Service, SessionPool, SessionStats, SessionStream, SpeakAs},
     store::{Notes, Store},
 };
 use driver::{Command, Driver, DriverStatus};
@@ -104,6 +104,7 @@ struct Inner {
     secret: Arc<NodeSecret>,
     contact: Contact,
     links: Links,
+    switch: Arc<Switch>,
     commands: mpsc::UnboundedSender<Command>,
     sessions: SessionPool,
     /// By label.
@@ -150,7 +151,7 @@ impl Daemon {
         };
         let node = Node::new(clock.now(), node_config, Arc::clone(&switch));
         let (commands, receiver) = mpsc::unbounded_channel();
-        let sender: Arc<Sender> = Arc::new(Sender::new(links.clone(), switch));
+        let sender: Arc<Sender> = Arc::new(Sender::new(links.clone(), Arc::clone(&switch)));
         let driver = Driver::new(node, links.clone(), clock, Arc::clone(&sender), store.clone());
         let driver = tokio::spawn(driver.run(events, receiver));
         let opener = Arc::new(DriverOpener::new(commands.clone()));
@@ -164,6 +165,7 @@ impl Daemon {
             secret,
             contact,
             links,
+            switch,
             commands,
             store,
         })))
@@ -255,6 +257,16 @@ impl Daemon {
     /// What its links have carried.
     pub fn link_stats(&self) -> Vec<LinkStats> {
         self.0.links.stats()
+    }
+
+    /// What the sessions of its hosted identities have carried.
+    pub fn hosted_sessions(&self) -> Vec<SessionStats> {
+        lock(&self.0.hosted).values().flat_map(|identity| identity.service.stats()).collect()
+    }
+
+    /// Tunnels that it has closed because too much of them was missing.
+    pub fn tunnels_broken(&self) -> u64 {
+        self.0.switch.closed_by_gap_rule()
     }
 
     /// Ends sessions, links and the node. Handles that are left over get errors.

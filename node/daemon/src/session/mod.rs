@@ -37,7 +37,7 @@ use phantom_protocol::{
 pub use client::SessionPool;
 pub use congestion::CongestionConfig;
 pub use error::{OpenError, Refusal};
-pub use service::{Service, Targets};
+pub use service::{Service, SessionStats, Targets};
 pub use stream::{SessionStream, splice};
 pub use tunnel::{Inbox, Tunnel, TunnelSend};
 

@@ -64,6 +64,7 @@ pub struct Service {
     public: ApPublic,
     endpoint: Endpoint,
     socket: Arc<ServiceSocket>,
+    sessions: Arc<Sessions>,
     tasks: Vec<tokio::task::AbortHandle>,
 }
 
@@ -91,9 +92,9 @@ impl Service {
         .map_err(|error| rustls::Error::General(error.to_string()))?;
         let sessions = Arc::new(Sessions::default());
         let answering = tokio::spawn(answer(quic.clone(), targets, sessions.clone()));
-        let looking = tokio::spawn(look_after(socket.clone(), sessions));
+        let looking = tokio::spawn(look_after(socket.clone(), sessions.clone()));
         let tasks = vec![answering.abort_handle(), looking.abort_handle()];
-        Ok(Service { public, endpoint: quic, socket, tasks })
+        Ok(Service { public, endpoint: quic, socket, sessions, tasks })
     }
 
     /// Who answers.
@@ -119,6 +120,37 @@ impl Service {
     /// Sessions that are open.
     pub fn sessions(&self) -> usize {
         self.endpoint.open_connections()
+    }
+
+    /// What each of the open sessions has carried.
+    pub fn stats(&self) -> Vec<SessionStats> {
+        let open = self.sessions.open.lock().unwrap_or_else(PoisonError::into_inner);
+        open.values().map(SessionStats::of).collect()
+    }
+}
+
+/// What one session has carried towards its client.
+#[derive(Clone, Copy, Debug)]
+pub struct SessionStats {
+    /// Packets sent.
+    pub packets_sent: u64,
+    /// Of these, taken for lost and repeated.
+    pub packets_lost: u64,
+    /// The smoothed round trip.
+    pub round_trip: Duration,
+    /// Bytes that may be on their way.
+    pub window: u64,
+}
+
+impl SessionStats {
+    fn of(connection: &Connection) -> SessionStats {
+        let path = connection.stats().path;
+        SessionStats {
+            packets_sent: path.sent_packets,
+            packets_lost: path.lost_packets,
+            round_trip: path.rtt,
+            window: path.cwnd,
+        }
     }
 }
 

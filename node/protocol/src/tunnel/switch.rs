@@ -4,7 +4,10 @@
 //! cell's tunnel is cloned out of it before any cryptography. Order of locks: the registry's before a shard's, and
 //! none of either while a cell is turned or handed to the outlet.
 
-use std::sync::{Arc, Mutex};
+use std::sync::{
+    Arc, Mutex,
+    atomic::{AtomicU64, Ordering},
+};
 
 use dashmap::DashMap;
 use foldhash::quality::FixedState;
@@ -45,6 +48,8 @@ pub struct Switch {
     pub(super) owners: DashMap<OwnerTunnelId, Arc<Origin>, FixedState>,
     pub(super) registry: Mutex<Registry>,
     pub(super) held: HeldCells,
+    /// Tunnels that the gap rule has ended.
+    gaps: AtomicU64,
     rng: Mutex<ChaCha20Rng>,
 }
 
@@ -63,6 +68,7 @@ impl Switch {
             owners: DashMap::with_hasher_and_shard_amount(hasher, SHARDS),
             registry: Mutex::new(registry),
             held: HeldCells::default(),
+            gaps: AtomicU64::new(0),
             rng: Mutex::new(rng),
         }
     }
@@ -219,8 +225,17 @@ impl Switch {
         }
     }
 
+    /// Tunnels that this node has closed because of the gap rule: too much of them was lost on the way, or a neighbour
+    /// misbehaves.
+    pub fn closed_by_gap_rule(&self) -> u64 {
+        self.gaps.load(Ordering::Relaxed)
+    }
+
     /// Ends a tunnel for what a cell of it was.
     pub(super) fn fault(&self, at: TunnelRef, from: LinkId, fault: Fault, out: &mut impl Outlet) {
+        if matches!(fault, Fault::Gap(Breach::Step | Breach::Missing)) {
+            self.gaps.fetch_add(1, Ordering::Relaxed);
+        }
         if fault == Fault::Gap(Breach::Step) {
             out.report(SwitchEvent::Misbehaved { link: from, what: PeerMisbehaved::BadStep });
         }
