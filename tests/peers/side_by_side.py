@@ -17,7 +17,7 @@ FREE = 0.15
 CPU_LESS = 2
 
 
-@test(bound=300, bound_of_all=900)
+@test(bound=420, bound_of_all=900)
 def phantom_beside_tor(t):
     """The slower one gets a smaller share of the work; both long enough for their windows to open."""
     scale = 5 if t.long else 1
