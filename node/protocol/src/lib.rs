@@ -4,6 +4,7 @@
 //! world, the simulator adds a virtual one.
 
 pub mod address;
+mod budget;
 pub mod crypto;
 pub mod identity;
 pub mod limits;

@@ -171,3 +171,10 @@ pub const QUEUE_QUANTUM: u32 = 4;
 pub const QUEUE_CELLS_PER_TUNNEL: usize = 6_144;
 /// Cells in a link's queue.
 pub const QUEUE_CELLS: usize = 16_384;
+
+/// Dials under way at once because strangers asked for them.
+pub const STRANGERS_DIALS: usize = 32;
+/// Dials that strangers ask for to nodes that nobody has announced: at once, and per second.
+pub const UNKNOWN_DIALS: (u32, u32) = (32, 2);
+/// With this many links, none is opened for strangers.
+pub const LINKS_FOR_STRANGERS: usize = 1_536;

@@ -22,12 +22,12 @@ use rand_core::CryptoRng;
 
 use super::{
     ap_entry::{BadEntry, SealedEntry},
-    budget::Budget,
     pace::{News, Pace},
     partner::{Partner, Records},
     view::{RecordKey, Stored, View},
 };
 use crate::{
+    budget::Budget,
     identity::{NodeId, NodeSecret},
     limits::{
         NODE_RECORD_RENEW, PARTNER_PAUSE, PARTNER_PAUSE_ALONE, PARTNERS, PARTNERS_ASKED,

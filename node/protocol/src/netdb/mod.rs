@@ -4,7 +4,6 @@
 //! distributed table takes its place. Look-ups are local, so nobody learns what was looked up.
 
 pub mod ap_entry;
-mod budget;
 pub mod exchange;
 mod pace;
 mod partner;

@@ -2,11 +2,9 @@
 
 use std::collections::{BTreeSet, VecDeque};
 
-use super::{
-    budget::Budget,
-    view::{RecordKey, View},
-};
+use super::view::{RecordKey, View};
 use crate::{
+    budget::Budget,
     identity::NodeId,
     limits::{CHECKS_PER_PARTNER, RECORD_BYTES, RECORDS_MESSAGE},
     time::Moment,

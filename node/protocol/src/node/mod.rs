@@ -39,13 +39,17 @@ use crate::{
 };
 
 mod builds;
+mod dials;
 mod hosting;
 mod neighbours;
 mod opens;
 mod pool;
+#[cfg(test)]
+mod tests;
 
 pub use builds::BuildStats;
 use builds::Pending;
+use dials::StrangersDials;
 use hosting::Service;
 use neighbours::Neighbours;
 use opens::WaitingOpen;
@@ -176,6 +180,7 @@ pub struct Node {
     rng: ChaCha20Rng,
     switch: Arc<Switch>,
     neighbours: Neighbours<Waiter>,
+    strangers_dials: StrangersDials,
     exchange: Exchange,
     path_keys: PathKeys,
     setups: HopSetups,
@@ -199,6 +204,7 @@ impl Node {
         let own = config.secret.id();
         Node {
             neighbours: Neighbours::new(own),
+            strangers_dials: StrangersDials::new(now.moment),
             exchange: Exchange::new(now.moment, config.network.clone(), own, config.friends.clone()),
             path_keys: PathKeys::new(now.unix, &mut rng),
             setups: HopSetups::new(own),
@@ -231,6 +237,7 @@ impl Node {
     /// A link stands, whoever dialled it.
     pub fn handle_link_up(&mut self, now: Now, link: LinkId, peer: NodeId, out: &mut impl Outlet) {
         let waiters = self.neighbours.up(peer, link);
+        self.strangers_dials.done(&peer);
         self.setups.handle_link(now, peer, Some(link));
         self.builds.handle_link(now, peer, Some(link), &mut self.rng);
         for waiter in waiters {
@@ -250,6 +257,7 @@ impl Node {
 
     /// A node that was to be dialled does not answer, or is not the one.
     pub fn handle_dial_failed(&mut self, now: Now, node: NodeId, out: &mut impl Outlet) {
+        self.strangers_dials.done(&node);
         self.setups.handle_link(now, node, None);
         self.builds.handle_link(now, node, None, &mut self.rng);
         for waiter in self.neighbours.unreachable(&node) {
@@ -282,7 +290,7 @@ impl Node {
     /// The switch could not decide alone.
     pub fn handle_switch(&mut self, now: Now, event: SwitchEvent, out: &mut impl Outlet) {
         match event {
-            SwitchEvent::Dial { exit, entry } => self.dial_for_exit(exit, entry, out),
+            SwitchEvent::Dial { exit, entry } => self.dial_for_exit(now, exit, entry, out),
             SwitchEvent::Incoming { path, tunnel } => self.handle_visitor(now, path, tunnel),
             SwitchEvent::Answered { tunnel, answer } => {
                 self.outputs.push_back(Output::Answered { tunnel, answer });
@@ -291,6 +299,9 @@ impl Node {
             SwitchEvent::TunnelClosed { tunnel } => self.outputs.push_back(Output::TunnelEnded { tunnel }),
             SwitchEvent::OwnedPathEnded { path } => self.forget_path(now, path),
             SwitchEvent::Publish { entry } => self.exchange.handle_published(now, &entry),
+            SwitchEvent::Misbehaved { link, what } if what.is_the_peers_own() => {
+                self.outputs.push_back(Output::CloseLink(link));
+            }
             // A hop's paths are kept by the switch alone; a fault has closed what it concerns.
             SwitchEvent::HopPathEnded { .. } | SwitchEvent::Misbehaved { .. } => {}
         }
@@ -392,8 +403,12 @@ impl Node {
             match output {
                 HopOutput::NeedLink(contact) => match self.neighbours.link(&contact.id) {
                     Some(link) => self.setups.handle_link(now, contact.id, Some(link)),
-                    None if contact.address.is_some() => self.want_link(contact, Waiter::Setups),
-                    None => self.setups.handle_link(now, contact.id, None),
+                    None => {
+                        if contact.address.is_none() || !self.dial_for_stranger(now, contact, Waiter::Setups)
+                        {
+                            self.setups.handle_link(now, contact.id, None);
+                        }
+                    }
                 },
                 HopOutput::Forward { link, round, connection, array } => {
                     self.send_array(link, round, connection, array);
@@ -421,14 +436,15 @@ impl Node {
         }
     }
 
-    /// The exit's part of a join: only public addresses may be dialled, unless the network is private.
-    fn dial_for_exit(&mut self, exit: ExitTunnel, entry: Contact, out: &mut impl Outlet) {
+    /// The exit's part of a join.
+    fn dial_for_exit(&mut self, now: Now, exit: ExitTunnel, entry: Contact, out: &mut impl Outlet) {
         match self.neighbours.link(&entry.id) {
             Some(link) => self.switch.exit_dialled(exit, Some(link), out),
-            None if entry.address.is_some_and(|address| self.config.network.admits(address)) => {
-                self.want_link(entry, Waiter::Exit(exit));
+            None => {
+                if entry.address.is_none() || !self.dial_for_stranger(now, entry, Waiter::Exit(exit)) {
+                    self.switch.exit_dialled(exit, None, out);
+                }
             }
-            None => self.switch.exit_dialled(exit, None, out),
         }
     }
 

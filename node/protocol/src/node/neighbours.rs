@@ -55,6 +55,11 @@ impl<W> Neighbours<W> {
         waiting.len() == 1
     }
 
+    /// Whether somebody waits for a link to this node already, so that a dial is under way.
+    pub fn is_awaited(&self, node: &NodeId) -> bool {
+        self.waiting.contains_key(node)
+    }
+
     /// The node could not be reached. Returns who waited.
     pub fn unreachable(&mut self, node: &NodeId) -> Vec<W> {
         self.waiting.remove(node).unwrap_or_default()

@@ -27,6 +27,15 @@ pub enum PeerMisbehaved {
     BadJoin,
 }
 
+impl PeerMisbehaved {
+    /// Whether the neighbour alone can have done it, so that its link ends. A leap may have begun with an owner who
+    /// leaves out as many numbers as the rule allows, and have grown by an honest queue's drop: that ends the tunnel
+    /// only, or owners could make honest neighbours part.
+    pub(crate) fn is_the_peers_own(self) -> bool {
+        self != PeerMisbehaved::BadStep
+    }
+}
+
 /// Why a tunnel is closed by this node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum Fault {

@@ -1,4 +1,4 @@
-//! How much of something a partner may have: so much at once, so much per second.
+//! How much of something a peer may have: so much at once, so much per second.
 
 use std::time::Duration;
 
@@ -6,7 +6,7 @@ use crate::time::Moment;
 
 /// A bucket that fills with time. Spending may overdraw it once; then it waits until it is above zero again.
 #[derive(Debug, Clone)]
-pub(super) struct Budget {
+pub(crate) struct Budget {
     most: i64,
     per_second: u32,
     left: i64,
@@ -15,23 +15,23 @@ pub(super) struct Budget {
 
 impl Budget {
     /// Full at first.
-    pub(super) fn new(now: Moment, (most, per_second): (u32, u32)) -> Budget {
+    pub(crate) fn new(now: Moment, (most, per_second): (u32, u32)) -> Budget {
         Budget { most: i64::from(most), per_second: per_second.max(1), left: i64::from(most), filled: now }
     }
 
     /// Whether anything may be spent now.
-    pub(super) fn allows(&mut self, now: Moment) -> bool {
+    pub(crate) fn allows(&mut self, now: Moment) -> bool {
         self.fill(now);
         self.left > 0
     }
 
     /// Takes `amount`, even if less is left.
-    pub(super) fn spend(&mut self, amount: usize) {
+    pub(crate) fn spend(&mut self, amount: usize) {
         self.left = self.left.saturating_sub(i64::try_from(amount).unwrap_or(i64::MAX));
     }
 
     /// From when on something may be spent, if nothing else is spent before.
-    pub(super) fn ready(&self) -> Moment {
+    pub(crate) fn ready(&self) -> Moment {
         let missing = u64::try_from(1 - self.left).unwrap_or(0);
         self.filled + Duration::from_micros((missing * 1_000_000).div_ceil(u64::from(self.per_second)))
     }
