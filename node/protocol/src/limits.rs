@@ -172,6 +172,23 @@ pub const QUEUE_CELLS_PER_TUNNEL: usize = 6_144;
 /// Cells in a link's queue.
 pub const QUEUE_CELLS: usize = 16_384;
 
+/// Tunnels that the paths at a node share.
+pub const TUNNELS: usize = 65_536;
+/// A path may hold one in this many of the places for tunnels that are free at its node.
+pub const TUNNEL_SHARES: usize = 32;
+/// But always so many, however full the others are.
+pub const TUNNELS_OF_EVERY_PATH: usize = 4;
+/// Paths that the links of a node share.
+pub const PATHS: usize = 32_768;
+/// A link may bring one in this many of the places for paths that are free at its node.
+pub const PATH_SHARES: usize = 8;
+/// But always so many, however many others bring.
+pub const PATHS_OF_EVERY_LINK: usize = 16;
+/// Route keys of all accepting paths of an entry: each join is tried against all of them.
+pub const ACCEPTED_KEYS: usize = 1_000;
+/// Joins that one exit may try at an entry: at once, and per second.
+pub const JOINS_PER_LINK: (u32, u32) = (1_000, 100);
+
 /// Dials under way at once because strangers asked for them.
 pub const STRANGERS_DIALS: usize = 32;
 /// Dials that strangers ask for to nodes that nobody has announced: at once, and per second.

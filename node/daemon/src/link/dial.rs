@@ -2,7 +2,7 @@
 
 use std::{
     io,
-    net::{IpAddr, Ipv6Addr, SocketAddr},
+    net::{IpAddr, SocketAddr},
     sync::Arc,
     time::Duration,
 };
@@ -100,7 +100,7 @@ async fn serve(shared: Arc<Shared>, contact: Contact, stop: CancellationToken, d
 
 async fn dial(shared: &Shared, contact: &Contact) -> Result<Dialled, DialError> {
     let address = contact.address.ok_or(DialError::Unlisted)?;
-    if !shared.network.private_addresses && !is_public(address.ip()) {
+    if !shared.network.admits(address) {
         return Err(DialError::NotPublic(address.ip()));
     }
     let name = tls::server_name(&contact.tls_keys).ok_or(DialError::Unlisted)?;
@@ -142,75 +142,5 @@ fn tls_error(error: io::Error) -> DialError {
         Some(rustls::Error::InvalidCertificate(_)) => DialError::WrongTlsKey,
         Some(_) => DialError::NotANode,
         None => DialError::Broken(error),
-    }
-}
-
-/// Whether an address belongs to the Internet at large. Dialling others for strangers would open local networks to
-/// them.
-fn is_public(address: IpAddr) -> bool {
-    match address.to_canonical() {
-        IpAddr::V4(ip) => {
-            let [a, b, c, _] = ip.octets();
-            let shared = a == 100 && (64..128).contains(&b);
-            let protocols = (a, b, c) == (192, 0, 0);
-            let benchmarks = a == 198 && (b == 18 || b == 19);
-            !(a == 0
-                || a >= 224
-                || ip.is_loopback()
-                || ip.is_private()
-                || ip.is_link_local()
-                || ip.is_documentation()
-                || shared
-                || protocols
-                || benchmarks)
-        }
-        IpAddr::V6(ip) => is_public_v6(ip),
-    }
-}
-
-fn is_public_v6(ip: Ipv6Addr) -> bool {
-    // 2000::/3 is all that has been given out. Of it, 2001:db8::/32 and 3fff::/20 are for documents; 2001::/23 and
-    // 2002::/16 hold tunnels whose far end would be an IPv4 address of the stranger's choice.
-    let [a, b, ..] = ip.segments();
-    let global = a & 0xe000 == 0x2000;
-    let documents = (a == 0x2001 && b == 0x0db8) || (a == 0x3fff && b < 0x1000);
-    let tunnels = (a == 0x2001 && b < 0x0200) || a == 0x2002;
-    global && !documents && !tunnels
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_the_internet_is_public() {
-        for private in [
-            "127.0.0.1",
-            "10.1.2.3",
-            "172.16.0.1",
-            "192.168.1.1",
-            "169.254.1.1",
-            "100.64.0.1",
-            "0.0.0.0",
-            "224.0.0.1",
-            "255.255.255.255",
-            "198.18.0.1",
-            "192.0.2.1",
-            "::1",
-            "::",
-            "fe80::1",
-            "fc00::1",
-            "ff02::1",
-            "2001:db8::1",
-            "2002:7f00:1::",
-            "64:ff9b::7f00:1",
-            "::ffff:127.0.0.1",
-            "2001::1",
-        ] {
-            assert!(!is_public(private.parse().unwrap()), "{private}");
-        }
-        for public in ["1.1.1.1", "100.128.0.1", "172.32.0.1", "2606:4700::1111", "2a00:1450::1"] {
-            assert!(is_public(public.parse().unwrap()), "{public}");
-        }
     }
 }

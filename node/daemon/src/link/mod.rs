@@ -85,6 +85,8 @@ pub struct LinkConfig {
     pub handshakes_per_prefix: usize,
     /// Links to other nodes, beyond which diallers are turned away.
     pub links: usize,
+    /// A peer that takes nothing for this long, though something waits for it, loses its link.
+    pub stuck_after: Duration,
     /// The queue of each link.
     pub queue: QueueLimits,
 }
@@ -104,6 +106,7 @@ impl LinkConfig {
             handshakes: 512,
             handshakes_per_prefix: 128,
             links: 2048,
+            stuck_after: Duration::from_secs(20),
             queue: QueueLimits::default(),
         }
     }
@@ -157,6 +160,7 @@ struct Shared {
     events: EventSender,
     dials: Semaphore,
     handshake_timeout: Duration,
+    stuck_after: Duration,
     stop: CancellationToken,
 }
 
@@ -233,6 +237,7 @@ impl Links {
             inboxes: Inboxes::default(),
             events,
             handshake_timeout: config.handshake_timeout,
+            stuck_after: config.stuck_after,
             dials: Semaphore::new(DIALS_AT_ONCE),
             stop: CancellationToken::new(),
         });

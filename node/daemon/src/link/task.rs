@@ -153,6 +153,8 @@ pub(super) struct LinkTask {
     /// What is being written, and how much of it TLS has taken.
     batch: Vec<u8>,
     written: usize,
+    /// When it was taken from the queue.
+    taken: Instant,
     tick: Interval,
     last_read: Instant,
     last_write: Instant,
@@ -186,6 +188,7 @@ impl LinkTask {
             filled: 0,
             batch: Vec::with_capacity(WRITE_BATCH * CELL),
             written: 0,
+            taken: now,
             tick,
             last_read: now,
             last_write: now,
@@ -261,10 +264,14 @@ impl LinkTask {
             if now.duration_since(self.last_read) > SILENCE {
                 return Err(LinkEnd::Silent);
             }
+            if !self.batch.is_empty() && now.duration_since(self.taken) > self.shared.stuck_after {
+                return Err(LinkEnd::Stuck);
+            }
             let idle = self.batch.is_empty() && now.duration_since(self.last_write) > KEEP_ALIVE;
             if idle && self.deadline.is_none() {
                 self.batch.extend_from_slice(&Cell::new(Command::Dummy, TunnelId::new(0)).0);
                 self.written = 0;
+                self.taken = now;
             }
         }
         Ok(())
@@ -312,6 +319,7 @@ impl LinkTask {
         if self.link.pop(self.shared.clock.moment(), &mut self.batch, WRITE_BATCH) == 0 {
             return self.poll_last_words(cx);
         }
+        self.taken = Instant::now();
         self.poll_written(cx)?;
         Ok(Progress::Some)
     }

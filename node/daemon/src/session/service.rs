@@ -320,6 +320,7 @@ async fn look_after(socket: Arc<ServiceSocket>, sessions: Arc<Sessions>) {
                 socket.remove(number);
             }
         }
-        unused_since.retain(|number, _| routes.iter().any(|route| route.tunnel.id().get() == *number));
+        let open: BTreeSet<u64> = routes.iter().map(|route| route.tunnel.id().get()).collect();
+        unused_since.retain(|number, _| open.contains(number));
     }
 }

@@ -20,6 +20,13 @@ use crate::{
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Seen([u8; 32]);
 
+#[cfg(test)]
+impl Seen {
+    pub(super) fn for_tests(number: u64) -> Seen {
+        Seen(Sha256::digest(number.to_be_bytes()).into())
+    }
+}
+
 /// One direction of one tunnel at one hop.
 pub(super) struct Layer {
     block: WideBlock,

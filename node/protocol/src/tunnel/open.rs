@@ -236,11 +236,15 @@ impl Switch {
     pub(super) fn handle_join(&self, now: Moment, from: LinkId, cell: &Cell, out: &mut impl Outlet) {
         let end = (from, cell.tunnel());
         let (peer, accepting) = {
-            let registry = lock(&self.registry);
+            let mut registry = lock(&self.registry);
             let Some(peer) = registry.peer(from) else { return };
             if !registry.is_peers_pick(from, end.1) {
                 return out
                     .report(SwitchEvent::Misbehaved { link: from, what: PeerMisbehaved::ForeignTunnelId });
+            }
+            if !registry.may_join(now, from) {
+                drop(registry);
+                return self.refuse(end, out);
             }
             (peer, registry.accepting())
         };

@@ -16,8 +16,12 @@ use super::{
     terminal::Terminal,
 };
 use crate::{
+    budget::Budget,
     identity::NodeId,
-    limits::{ACCEPTING_PATHS, TUNNEL_IDLE, TUNNELS_PER_EXIT, TUNNELS_PER_PATH, UNCONFIRMED},
+    limits::{
+        ACCEPTED_KEYS, ACCEPTING_PATHS, JOINS_PER_LINK, PATH_SHARES, PATHS, PATHS_OF_EVERY_LINK, TUNNEL_IDLE,
+        TUNNEL_SHARES, TUNNELS, TUNNELS_OF_EVERY_PATH, TUNNELS_PER_EXIT, TUNNELS_PER_PATH, UNCONFIRMED,
+    },
     time::Moment,
     wire::cell::{LinkId, PathId, TunnelId},
 };
@@ -117,6 +121,10 @@ struct Link {
     picked: u64,
     /// Tunnels whose terminal is here and whose other terminal is the link's peer.
     joins: BTreeSet<TunnelRef>,
+    /// Ends of paths that it carries.
+    paths: usize,
+    /// Joins that the peer may still try.
+    attempts: Option<Budget>,
 }
 
 /// Why a tunnel cannot be added.
@@ -147,11 +155,16 @@ pub(super) struct Registry {
     accepting: Arc<[Arc<HopPath>]>,
     /// Numbers paths and tunnels.
     counter: u64,
+    /// Tunnels of all paths.
+    tunnels: usize,
 }
 
 impl Registry {
     pub(super) fn link_up(&mut self, link: LinkId, peer: NodeId, dialled: bool) {
-        self.links.insert(link, Link { peer, dialled, picked: 0, joins: BTreeSet::new() });
+        self.links.insert(
+            link,
+            Link { peer, dialled, picked: 0, joins: BTreeSet::new(), paths: 0, attempts: None },
+        );
     }
 
     /// Forgets a link; returns the paths and the joins that it carried.
@@ -164,6 +177,17 @@ impl Registry {
 
     pub(super) fn peer(&self, link: LinkId) -> Option<NodeId> {
         self.links.get(&link).map(|link| link.peer)
+    }
+
+    /// Whether the peer may try one more join: each costs an entry work for all whom it accepts for.
+    pub(super) fn may_join(&mut self, now: Moment, link: LinkId) -> bool {
+        let Some(link) = self.links.get_mut(&link) else { return false };
+        let attempts = link.attempts.get_or_insert_with(|| Budget::new(now, JOINS_PER_LINK));
+        let allowed = attempts.allows(now);
+        if allowed {
+            attempts.spend(1);
+        }
+        allowed
     }
 
     /// The next tunnel id that this side picks. They count up and never return in the life of a link.
@@ -191,7 +215,10 @@ impl Registry {
         }
         let accepts = !install.route_keys.is_empty();
         let is_terminal = install.neighbours.contains(&None);
-        if accepts && (!is_terminal || self.accepting.len() >= ACCEPTING_PATHS) {
+        let keys: usize = self.accepting.iter().map(|hop| hop.route_keys.len()).sum();
+        let is_full =
+            self.accepting.len() >= ACCEPTING_PATHS || keys + install.route_keys.len() > ACCEPTED_KEYS;
+        if accepts && (!is_terminal || is_full) {
             return None;
         }
         let (expires, idle) = (install.expires, install.idle);
@@ -219,11 +246,22 @@ impl Registry {
             && ends
                 .iter()
                 .flatten()
-                .all(|end| self.links.contains_key(&end.0) && !self.ends.contains_key(end))
+                .all(|end| self.has_room_for_a_path(end.0) && !self.ends.contains_key(end))
+    }
+
+    /// A link that stands carries paths: the fewer places are free at this node, the fewer, but always some.
+    fn has_room_for_a_path(&self, link: LinkId) -> bool {
+        let free = PATHS.saturating_sub(self.paths.len());
+        self.links.get(&link).is_some_and(|link| link.paths < (free / PATH_SHARES).max(PATHS_OF_EVERY_LINK))
     }
 
     fn add(&mut self, now: Moment, id: u64, path: RoutingPath, expires: Moment, idle: Duration) {
-        self.ends.extend(path.ends().into_iter().flatten().map(|end| (end, id)));
+        for end in path.ends().into_iter().flatten() {
+            self.ends.insert(end, id);
+            if let Some(link) = self.links.get_mut(&end.0) {
+                link.paths += 1;
+            }
+        }
         self.paths.insert(id, PathState { path, expires, idle, used: now, tunnels: BTreeMap::new() });
     }
 
@@ -249,7 +287,11 @@ impl Registry {
         let state = self.paths.remove(&id)?;
         for end in state.path.ends().iter().flatten() {
             self.ends.remove(end);
+            if let Some(link) = self.links.get_mut(&end.0) {
+                link.paths = link.paths.saturating_sub(1);
+            }
         }
+        self.tunnels = self.tunnels.saturating_sub(state.tunnels.len());
         for (serial, tunnel) in &state.tunnels {
             self.forget_join(TunnelRef { path: id, serial: *serial }, tunnel.join);
         }
@@ -262,16 +304,23 @@ impl Registry {
     /// A place for one more tunnel in a path.
     pub(super) fn next_tunnel(&mut self, path: u64) -> Result<TunnelRef, Refused> {
         let state = self.paths.get(&path).ok_or(Refused::Gone)?;
-        if state.tunnels.len() >= TUNNELS_PER_PATH {
+        if state.tunnels.len() >= self.tunnels_of_a_path() {
             return Err(Refused::Full);
         }
         Ok(TunnelRef { path, serial: self.count() })
+    }
+
+    /// How many tunnels a path may hold: the fewer places are free at this node, the fewer, but always some, however
+    /// many others are full.
+    fn tunnels_of_a_path(&self) -> usize {
+        (TUNNELS.saturating_sub(self.tunnels) / TUNNEL_SHARES).clamp(TUNNELS_OF_EVERY_PATH, TUNNELS_PER_PATH)
     }
 
     pub(super) fn add_tunnel(&mut self, now: Moment, at: TunnelRef, state: TunnelState) {
         self.remember_join(at, state.join);
         if let Some(path) = self.paths.get_mut(&at.path) {
             path.used = now;
+            self.tunnels += 1;
             path.tunnels.insert(at.serial, state);
         }
     }
@@ -291,6 +340,7 @@ impl Registry {
 
     pub(super) fn remove_tunnel(&mut self, at: TunnelRef) -> Option<TunnelState> {
         let state = self.paths.get_mut(&at.path)?.tunnels.remove(&at.serial)?;
+        self.tunnels = self.tunnels.saturating_sub(1);
         self.forget_join(at, state.join);
         Some(state)
     }
@@ -313,7 +363,7 @@ impl Registry {
         let Some(state) = self.paths.get(&path) else { return Room::Full };
         let by_exit = |tunnel: &TunnelState| tunnel.join.is_some_and(|(link, _)| link == exit);
         let exit_is_full = state.tunnels.values().filter(|t| by_exit(t)).count() >= TUNNELS_PER_EXIT;
-        if !exit_is_full && state.tunnels.len() < TUNNELS_PER_PATH {
+        if !exit_is_full && state.tunnels.len() < self.tunnels_of_a_path() {
             return Room::Free;
         }
         state

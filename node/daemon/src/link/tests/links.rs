@@ -164,6 +164,19 @@ async fn a_driver_that_is_behind_stops_its_peer_and_loses_nothing() {
     }
 }
 
+#[tokio::test]
+async fn a_peer_that_takes_nothing_loses_its_link() {
+    let (mut a, mut b) =
+        (start(LinkConfig { stuck_after: Duration::from_millis(500), ..config(1) }), node(2));
+    let (at_a, _) = link(&mut a, &mut b).await;
+    // The driver of `b` looks at nothing, so `b` stops reading.
+    for number in 0..400 {
+        a.links.send(at_a, &setup(number));
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(a.down().await, LinkEnd::Stuck);
+}
+
 #[derive(Default)]
 struct Collected(std::sync::Mutex<Vec<Vec<u8>>>);
 
