@@ -47,6 +47,7 @@ fn node(friends: Vec<Contact>) -> Node {
         pool: 0,
         friends,
         kept: None,
+        remembered: Vec::new(),
         seed: [1; 32],
     };
     Node::new(now(), config, Arc::new(Switch::new([2; 32], own)))
