@@ -35,6 +35,27 @@ pub(super) const HOLD: Duration = Duration::from_secs(3);
 /// A link reads nothing more while the driver has this many bytes of it before it.
 const BACKLOG: usize = 1 << 20;
 
+/// Cells that wait for all links of a node together: 365 MB.
+const CELLS: usize = 262_144;
+/// A link may hold one in this many of the places that are free.
+const CELL_SHARES: usize = 4;
+/// But always so many, however full the others are.
+const CELLS_OF_EVERY_LINK: usize = 512;
+
+/// What waits at all links. Peers that do not read, together, must not fill the memory that one alone may use.
+#[derive(Default)]
+pub(super) struct Waiting(AtomicUsize);
+
+impl Waiting {
+    fn share(&self) -> usize {
+        (CELLS.saturating_sub(self.0.load(Ordering::Relaxed)) / CELL_SHARES).max(CELLS_OF_EVERY_LINK)
+    }
+
+    fn changed(&self, before: usize, after: usize) {
+        self.0.fetch_add(after.wrapping_sub(before), Ordering::Relaxed);
+    }
+}
+
 /// One link: what other tasks see of it.
 pub(super) struct Link {
     pub(super) id: LinkId,
@@ -46,6 +67,8 @@ pub(super) struct Link {
     /// Wakes the link's task.
     pub(super) waker: AtomicWaker,
     queue: Mutex<FairQueue>,
+    most_cells: usize,
+    waiting: Arc<Waiting>,
     ending: AtomicU8,
     backlog: AtomicUsize,
 }
@@ -79,6 +102,7 @@ impl Link {
         address: Option<SocketAddr>,
         dialled: bool,
         limits: QueueLimits,
+        waiting: Arc<Waiting>,
         since: Moment,
     ) -> Link {
         Link {
@@ -90,6 +114,8 @@ impl Link {
             counters: Counters::default(),
             waker: AtomicWaker::new(),
             queue: Mutex::new(FairQueue::new(limits)),
+            most_cells: limits.cells,
+            waiting,
             ending: AtomicU8::new(Ending::No as u8),
             backlog: AtomicUsize::new(0),
         }
@@ -100,15 +126,21 @@ impl Link {
         if matches!(cell.command(), Ok(Command::Data)) {
             self.counters.data_out.fetch_add(1, Ordering::Relaxed);
         }
-        if self.queue().push(now, cell).is_err() {
-            self.end(Ending::Stuck);
-        }
+        self.push_all(now, std::slice::from_ref(cell));
     }
 
     /// Puts the cells of one message into the queue: nobody's come between them.
     pub(super) fn push_message(&self, now: Moment, cells: &[Cell]) {
+        self.push_all(now, cells);
+    }
+
+    fn push_all(&self, now: Moment, cells: &[Cell]) {
         let mut queue = self.queue();
-        if cells.iter().any(|cell| queue.push(now, cell).is_err()) {
+        let before = queue.len();
+        queue.limit_cells(self.waiting.share().min(self.most_cells));
+        let is_stuck = cells.iter().any(|cell| queue.push(now, cell).is_err());
+        self.waiting.changed(before, queue.len());
+        if is_stuck {
             self.end(Ending::Stuck);
         }
     }
@@ -121,7 +153,11 @@ impl Link {
 
     /// Takes up to `most` cells for the wire.
     pub(super) fn pop(&self, now: Moment, out: &mut Vec<u8>, most: usize) -> usize {
-        let cells = self.queue().pop_into(now, out, most);
+        let mut queue = self.queue();
+        let before = queue.len();
+        let cells = queue.pop_into(now, out, most);
+        self.waiting.changed(before, queue.len());
+        drop(queue);
         self.counters.cells_out.fetch_add(cells as u64, Ordering::Relaxed);
         cells
     }
@@ -161,11 +197,19 @@ impl Link {
     }
 }
 
+impl Drop for Link {
+    fn drop(&mut self) {
+        let left = self.queue().len();
+        self.waiting.changed(left, 0);
+    }
+}
+
 /// All links of a node.
 pub(super) struct Table {
     own: NodeId,
     switch: Arc<Switch>,
     limits: QueueLimits,
+    waiting: Arc<Waiting>,
     most: usize,
     links: DashMap<LinkId, Arc<Link>>,
     peers: Mutex<Peers>,
@@ -205,6 +249,7 @@ impl Table {
             own,
             switch,
             limits,
+            waiting: Arc::default(),
             most,
             links: DashMap::new(),
             peers: Mutex::new(peers),
@@ -214,7 +259,15 @@ impl Table {
 
     /// Adds a link that has no peer: the node's link to itself.
     pub(super) fn add_loop(&self, id: LinkId, now: Moment) -> Arc<Link> {
-        let link = Arc::new(Link::new(id, self.own, None, id == LinkId::LOOP_A, self.limits, now));
+        let link = Arc::new(Link::new(
+            id,
+            self.own,
+            None,
+            id == LinkId::LOOP_A,
+            self.limits,
+            Arc::clone(&self.waiting),
+            now,
+        ));
         self.links.insert(id, Arc::clone(&link));
         link
     }
@@ -320,7 +373,15 @@ impl Table {
     ) -> Arc<Link> {
         let id = LinkId(peers.next);
         peers.next += 1;
-        let link = Arc::new(Link::new(id, peer, Some(address), dialled, self.limits, now));
+        let link = Arc::new(Link::new(
+            id,
+            peer,
+            Some(address),
+            dialled,
+            self.limits,
+            Arc::clone(&self.waiting),
+            now,
+        ));
         // Whoever finds the link can use it.
         self.switch.link_up(id, peer, dialled);
         self.links.insert(id, Arc::clone(&link));
@@ -333,5 +394,34 @@ impl Table {
 
     fn peers(&self) -> MutexGuard<'_, Peers> {
         self.peers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use phantom_protocol::wire::cell::TunnelId;
+
+    use super::*;
+
+    #[test]
+    fn peers_that_do_not_read_share_the_memory_and_others_keep_some() {
+        let waiting = Arc::new(Waiting::default());
+        let link = |number: u64| {
+            let (id, peer) = (LinkId(number), NodeId::from_bytes([1; 32]));
+            Link::new(id, peer, None, true, QueueLimits::default(), Arc::clone(&waiting), Moment(0))
+        };
+        let fill = |link: &Link| {
+            for number in 0..20_000u64 {
+                link.push(Moment(0), &Cell::new(Command::Data, TunnelId::new(1 + number % 8)));
+            }
+            link.waiting_and_dropped().0
+        };
+        let links: Vec<Link> = (0..60).map(link).collect();
+        let held: usize = links.iter().map(fill).sum();
+        assert!(held <= CELLS + 60 * CELLS_OF_EVERY_LINK, "{held} cells");
+        assert_eq!(held, waiting.0.load(Ordering::Relaxed));
+        assert!(fill(&link(100)) >= CELLS_OF_EVERY_LINK);
+        drop(links);
+        assert_eq!(waiting.0.load(Ordering::Relaxed), 0);
     }
 }

@@ -96,6 +96,11 @@ impl FairQueue {
         }
     }
 
+    /// From now on this many cells of all tunnels, and as many again of what must not be dropped.
+    pub fn limit_cells(&mut self, cells: usize) {
+        self.limits.cells = cells;
+    }
+
     /// Adds a cell. A data cell is dropped, or makes an older one drop, where memory is at its limit.
     pub fn push(&mut self, now: Moment, cell: &Cell) -> Result<(), Stuck> {
         match cell.command() {
