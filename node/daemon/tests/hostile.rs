@@ -1,7 +1,7 @@
 //! Members of the network that turn on a running node: floods of records, control messages without measure, cells that
 //! no honest node sends. The node's memory stays bounded, the links end, and honest nodes go on building paths.
 
-#![allow(clippy::unwrap_used, clippy::expect_used)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
