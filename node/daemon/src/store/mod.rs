@@ -7,7 +7,7 @@
 //! ```text
 //! format             text: version of the folder, network
 //! lock               text: id of the process that has the folder
-//! node.key  tls.key  tls.cert  guards  pacer          framed, see [`frame`]
+//! node.key  tls.key  tls.cert  guards  nodes          framed, see [`frame`]
 //! identities/NAME    AP identities that are kept, framed
 //! ```
 

@@ -159,11 +159,11 @@ fn an_interrupted_write_leaves_the_old_content() {
     let store = Store::open(&folder, &network(1)).unwrap();
     store.write_notes(Notes::Nodes, b"old").unwrap();
     // What a crash between writing and renaming leaves.
-    fs::write(folder.join("pacer.new"), b"half of the n").unwrap();
+    fs::write(folder.join("nodes.new"), b"half of the n").unwrap();
     assert_eq!(store.read_notes(Notes::Nodes).unwrap().unwrap().as_slice(), b"old");
     store.write_notes(Notes::Nodes, b"new").unwrap();
     assert_eq!(store.read_notes(Notes::Nodes).unwrap().unwrap().as_slice(), b"new");
-    assert!(!folder.join("pacer.new").exists());
+    assert!(!folder.join("nodes.new").exists());
 }
 
 #[test]
@@ -172,7 +172,7 @@ fn a_planted_link_is_not_followed_when_writing() {
     let store = Store::open(&folder, &network(1)).unwrap();
     let victim = temp.path().join("victim");
     fs::write(&victim, "precious").unwrap();
-    symlink(&victim, folder.join("pacer.new")).unwrap();
+    symlink(&victim, folder.join("nodes.new")).unwrap();
     store.write_notes(Notes::Nodes, b"new").unwrap();
     assert_eq!(fs::read_to_string(&victim).unwrap(), "precious");
 }
