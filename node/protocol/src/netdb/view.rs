@@ -109,9 +109,13 @@ impl View {
     pub fn look_up(&self, public: &ApPublic, now: UnixTime) -> Option<ApEntry> {
         let today = epoch_of(now);
         let epochs = [Some(today), today.checked_add(1), today.checked_sub(1)];
-        let keys = epochs.into_iter().flatten().map(|epoch| EntryKey::of(public, epoch));
-        let entries = keys.filter_map(|key| self.entries.get(&key)?.open(public, now));
+        let entries = epochs.into_iter().flatten().filter_map(|epoch| self.look_up_in(public, epoch, now));
         entries.max_by_key(|entry| entry.issued)
+    }
+
+    /// The newest entry of a party in one epoch.
+    pub fn look_up_in(&self, public: &ApPublic, epoch: u64, now: UnixTime) -> Option<ApEntry> {
+        self.entries.get(&EntryKey::of(public, epoch))?.open(public, now)
     }
 
     /// Keeps a node's record, if it is newer than what is known and there is room.

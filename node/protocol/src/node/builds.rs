@@ -26,14 +26,28 @@ use crate::{
 
 /// Build times that are remembered.
 const KEPT_TIMES: usize = 1_000;
-/// A circle that could not be planned is tried again after this, or as soon as something new is known.
+/// A circle that could not be planned is tried again after this.
 const REPLAN: Duration = Duration::from_secs(1);
+/// Or after this, when something new is known.
+const REPLAN_WITH_NEWS: Duration = Duration::from_millis(50);
 
 /// A circle under way.
 pub(super) struct Pending {
     purpose: Purpose,
+    terminal: Option<NodeId>,
     started: Moment,
     installed: Option<(OwnedPathId, EstablishedPath)>,
+}
+
+/// Why there is no measurement.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum TrialFailure {
+    /// The circle was not drawn.
+    #[error(transparent)]
+    Plan(#[from] PlanError),
+    /// The circle has failed.
+    #[error(transparent)]
+    Build(#[from] BuildFailure),
 }
 
 /// How building went since the start.
@@ -54,74 +68,102 @@ pub struct BuildStats {
 }
 
 impl Node {
-    /// Starts circles while something is wanted and the pace allows it.
+    /// Starts circles while something is wanted and the pace allows it. What cannot be had now keeps nobody else waiting.
     pub(super) fn refill(&mut self, now: Now, out: &mut impl Outlet) {
-        while let Some((purpose, hops)) = self.wanted(now) {
-            if hops == 0 {
-                if self.own_terminal(now, purpose, out).is_none() {
-                    return;
-                }
-                continue;
+        self.replan_at.retain(|_, at| now.moment < *at);
+        let mut skipped: BTreeSet<Purpose> = self.replan_at.keys().copied().collect();
+        while let Some((purpose, hops)) = self.wanted(now, &skipped) {
+            let begun = if hops == 0 {
+                self.own_terminal(now, purpose, out).is_some()
+            } else {
+                self.begin_circle(now, purpose, hops)
+            };
+            if !begun {
+                skipped.insert(purpose);
             }
-            if self.circles.len() >= BUILDS_AT_ONCE || now.moment < self.build_at {
-                return;
-            }
-            match self.start_circle(now, purpose, hops) {
-                Ok(build) => {
-                    self.stats.obstacle = None;
-                    if matches!(purpose, Purpose::Trial(_)) {
-                        self.trials.pop_front();
-                    }
-                    self.circles.insert(build, Pending { purpose, started: now.moment, installed: None });
-                }
-                Err(StartError::Paced(Paced::Busy)) => return,
-                Err(StartError::Paced(Paced::Until(time))) => {
-                    let wait = Duration::from_secs(time.0.saturating_sub(now.unix.0).max(1));
-                    self.build_at = now.moment + wait;
-                }
-                Err(StartError::Plan(error)) => {
-                    self.stats.obstacle = Some(error);
-                    self.build_at = now.moment + REPLAN;
-                }
-            }
+        }
+    }
+
+    /// When something that is wanted may be tried again.
+    pub(super) fn next_build(&self, now: Now) -> Option<Moment> {
+        let paused = Some(self.build_at).filter(|at| now.moment < *at);
+        self.replan_at.values().copied().chain(paused).min()
+    }
+
+    /// Something new is known of the network: what could not be planned may be possible now.
+    pub(super) fn replan_soon(&mut self, now: Moment) {
+        for at in self.replan_at.values_mut() {
+            *at = (*at).min(now + REPLAN_WITH_NEWS);
         }
     }
 
     /// Builds one path of this length, measures and ends it: answered by [`Output::Trial`].
     pub fn handle_trial(&mut self, now: Now, ticket: Ticket, hops: usize, out: &mut impl Outlet) {
+        if hops == 0 {
+            // There is nothing to be built.
+            return self.outputs.push_back(Output::Trial { ticket, outcome: Ok(Duration::ZERO) });
+        }
         self.trials.push_back((ticket, hops));
         self.settle(now, out);
     }
 
     /// What is missing most: services before the pool, for somebody may be waiting at their door.
-    fn wanted(&self, now: Now) -> Option<(Purpose, usize)> {
-        if let Some((ticket, hops)) = self.trials.front() {
-            return Some((Purpose::Trial(*ticket), *hops));
-        }
+    fn wanted(&self, now: Now, skipped: &BTreeSet<Purpose>) -> Option<(Purpose, usize)> {
+        let trials = self.trials.iter().map(|(ticket, hops)| (Purpose::Trial(*ticket), 1, *hops));
+        let services = self.services.iter();
+        let services = services.map(|(id, service)| (Purpose::Service(*id), service.wanted(), service.hops));
+        // Without hops a path costs nothing: it is made when it is drawn.
+        let pool = if self.config.hops == 0 { usize::from(!self.opens.is_empty()) } else { self.config.pool };
         let missing = |purpose: Purpose, target: usize| {
             let under_way = self.circles.values().filter(|pending| pending.purpose == purpose).count();
             self.pool.count(purpose, now.unix) + under_way < target
         };
-        let service = self.services.iter().find(|(id, service)| {
-            let target = service.wanted();
-            missing(Purpose::Service(**id), target)
-        });
-        if let Some((id, service)) = service {
-            return Some((Purpose::Service(*id), service.hops));
+        trials
+            .chain(services)
+            .chain([(Purpose::Free, pool, self.config.hops)])
+            .find(|(purpose, target, _)| !skipped.contains(purpose) && missing(*purpose, *target))
+            .map(|(purpose, _, hops)| (purpose, hops))
+    }
+
+    /// Begins a circle. False if that must wait.
+    fn begin_circle(&mut self, now: Now, purpose: Purpose, hops: usize) -> bool {
+        if self.circles.len() >= BUILDS_AT_ONCE || now.moment < self.build_at {
+            return false;
         }
-        // Without hops a path costs nothing: it is made when it is drawn.
-        let pool = if self.config.hops == 0 { usize::from(!self.opens.is_empty()) } else { self.config.pool };
-        missing(Purpose::Free, pool).then_some((Purpose::Free, self.config.hops))
+        match self.start_circle(now, purpose, hops) {
+            Ok(build) => {
+                if self.replan_at.is_empty() {
+                    self.stats.obstacle = None;
+                }
+                self.trials.retain(|(ticket, _)| purpose != Purpose::Trial(*ticket));
+                let terminal = self.builds.terminal(build);
+                let pending = Pending { purpose, terminal, started: now.moment, installed: None };
+                self.circles.insert(build, pending);
+                return true;
+            }
+            Err(StartError::Paced(Paced::Busy)) => {}
+            Err(StartError::Paced(Paced::Until(time))) => {
+                let wait = Duration::from_secs(time.0.saturating_sub(now.unix.0).max(1));
+                self.build_at = now.moment + wait;
+            }
+            Err(StartError::Plan(error)) => self.handle_obstacle(now, purpose, error),
+        }
+        false
+    }
+
+    /// No circle can be drawn: a measurement says so, the others are tried again.
+    fn handle_obstacle(&mut self, now: Now, purpose: Purpose, error: PlanError) {
+        if let Purpose::Trial(ticket) = purpose {
+            self.trials.retain(|(waiting, _)| *waiting != ticket);
+            return self.outputs.push_back(Output::Trial { ticket, outcome: Err(error.into()) });
+        }
+        self.stats.obstacle = Some(error);
+        self.replan_at.insert(purpose, now.moment + REPLAN);
     }
 
     fn start_circle(&mut self, now: Now, purpose: Purpose, hops: usize) -> Result<BuildId, StartError> {
         let own = self.config.contact.id;
-        let avoid_terminals: BTreeSet<NodeId> = self
-            .pool
-            .iter()
-            .filter(|(_, path)| path.purpose == purpose && purpose != Purpose::Free)
-            .filter_map(|(_, path)| path.terminal())
-            .collect();
+        let avoid_terminals = self.terminals(purpose);
         let request = BuildRequest {
             hops,
             kept_identity: matches!(purpose, Purpose::Service(_)),
@@ -131,6 +173,17 @@ impl Node {
         let nodes = self.exchange.view().nodes();
         let candidates: Vec<_> = nodes.filter(|node| node.record.id() != own).filter_map(candidate).collect();
         self.builds.start(now, self.config.contact, &candidates, &request, &mut self.rng)
+    }
+
+    /// Where the paths of a service end, those under way among them: one entry node must not be the only one.
+    fn terminals(&self, purpose: Purpose) -> BTreeSet<NodeId> {
+        if purpose == Purpose::Free {
+            return BTreeSet::new();
+        }
+        let standing = self.pool.iter().filter(|(_, path)| path.purpose == purpose);
+        let under_way = self.circles.values().filter(|pending| pending.purpose == purpose);
+        let under_way = under_way.filter_map(|pending| pending.terminal);
+        standing.filter_map(|(_, path)| path.terminal()).chain(under_way).collect()
     }
 
     /// Length 0: this node is its own terminal, over its link to itself.
@@ -171,7 +224,12 @@ impl Node {
                     pending.installed = Some((id, path));
                 }
             }
-            _ => self.builds.handle_path_ended(now, build, &mut self.rng),
+            (installed, _) => {
+                if let Some(id) = installed {
+                    self.switch.end_owned_path(id, out);
+                }
+                self.builds.handle_path_ended(now, build, &mut self.rng);
+            }
         }
     }
 
@@ -193,13 +251,14 @@ impl Node {
 
     /// The echo came back.
     pub(super) fn handle_echo(&mut self, now: Now, path: OwnedPathId) {
+        self.probes.handle_end(path);
         if let Some(build) = self.circle_of(path) {
             self.builds.handle_echo(now, build, &mut self.rng);
         }
     }
 
     fn handle_ready(&mut self, now: Now, build: BuildId, out: &mut impl Outlet) {
-        let Some(Pending { purpose, started, installed: Some((id, path)) }) = self.circles.remove(&build)
+        let Some(Pending { purpose, started, installed: Some((id, path)), .. }) = self.circles.remove(&build)
         else {
             return;
         };
@@ -209,11 +268,16 @@ impl Node {
             self.stats.times.pop_front();
         }
         self.outputs.push_back(Output::Persist(self.builds.encode()));
-        if let Purpose::Trial(ticket) = purpose {
-            self.switch.end_owned_path(id, out);
-            self.outputs.push_back(Output::Trial { ticket, outcome: Ok(now.moment.since(started)) });
-        } else {
-            self.add_ready(now, id, path, purpose);
+        match purpose {
+            Purpose::Trial(ticket) => {
+                self.switch.end_owned_path(id, out);
+                self.outputs.push_back(Output::Trial { ticket, outcome: Ok(now.moment.since(started)) });
+            }
+            // The service has left while its path was built.
+            Purpose::Service(service) if !self.services.contains_key(&service) => {
+                self.switch.end_owned_path(id, out);
+            }
+            _ => self.add_ready(now, id, path, purpose),
         }
     }
 
@@ -226,6 +290,7 @@ impl Node {
         }
         let relays = path.hops.iter().map(|hop| hop.node).collect();
         self.pool.add(id, ReadyPath { purpose, relays, expiry: path.expiry });
+        self.schedule_probe(now, id);
     }
 
     fn handle_failed(&mut self, build: BuildId, failure: BuildFailure, out: &mut impl Outlet) {
@@ -239,7 +304,7 @@ impl Node {
             self.switch.end_owned_path(id, out);
         }
         if let Purpose::Trial(ticket) = purpose {
-            self.outputs.push_back(Output::Trial { ticket, outcome: Err(failure) });
+            self.outputs.push_back(Output::Trial { ticket, outcome: Err(failure.into()) });
         }
     }
 
@@ -249,6 +314,7 @@ impl Node {
             self.builds.handle_path_ended(now, build, &mut self.rng);
         }
         self.pool.remove(path);
+        self.probes.forget(path);
         for service in self.services.values_mut() {
             service.remove(path, now.moment);
         }

@@ -2,7 +2,8 @@
 //!
 //! A service wants three paths with different terminals. Whenever the set of its paths changes, and twice an epoch, it
 //! publishes anew, for the current epoch and the next, through two of the paths themselves (PROTOCOL §7). What is
-//! published names the terminals and the route keys under which they let clients in.
+//! published names the terminals and the route keys under which they let clients in. Every record reaches every node,
+//! so a service looks whether its entry has come back to this one, and else hands it in again, through other paths.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -25,6 +26,8 @@ pub const ENTRIES: usize = 3;
 const REPUBLISH: Duration = Duration::from_secs(1800);
 /// A changed one waits this long for more changes, so that three new paths make one entry.
 const SETTLE: Duration = Duration::from_millis(400);
+/// An entry that has been handed in must be known here, too, after this.
+const COMES_BACK: Duration = Duration::from_secs(20);
 /// An entry is handed in at the terminals of this many of its paths.
 const PUBLISHERS: usize = 2;
 
@@ -39,9 +42,11 @@ pub struct Service {
     /// The date of the last entry: strictly rising.
     pub issued: UnixTime,
     /// When to publish next.
-    pub publish_at: Option<Moment>,
-    /// Whether an entry that names at least one way in has been handed to the network.
-    pub published: bool,
+    publish_at: Option<Moment>,
+    /// When the last entry must have come back.
+    check_at: Option<Moment>,
+    /// Entries in a row that have not.
+    lost: usize,
 }
 
 impl Service {
@@ -53,7 +58,8 @@ impl Service {
             entries: BTreeMap::new(),
             issued: UnixTime(0),
             publish_at: None,
-            published: false,
+            check_at: None,
+            lost: 0,
         }
     }
 
@@ -78,14 +84,43 @@ impl Service {
         known
     }
 
-    /// True if the entry is due; then the next date is set.
-    pub fn take_due(&mut self, now: Moment) -> bool {
-        let due = self.publish_at.is_some_and(|at| at <= now) && !self.entries.is_empty();
+    /// When something is due. Without a way in there is nothing to be published, whatever the date.
+    pub fn next_timeout(&self) -> Option<Moment> {
+        let due = [self.publish_at, self.check_at].into_iter().flatten().min();
+        due.filter(|_| !self.entries.is_empty())
+    }
+
+    fn is_due(&self, now: Moment) -> bool {
+        self.next_timeout().is_some_and(|due| due <= now)
+    }
+
+    /// Whether the last entry should have come back by now. Asked once for each.
+    fn take_check(&mut self, now: Moment) -> bool {
+        self.check_at.take_if(|at| *at <= now).is_some()
+    }
+
+    /// The last entry has come back, or not.
+    fn handle_check(&mut self, now: Moment, is_back: bool) {
+        self.lost = if is_back { 0 } else { self.lost + 1 };
+        if !is_back {
+            self.publish_soon(now);
+        }
+    }
+
+    /// True if the entry is due; then the next dates are set.
+    fn take_due(&mut self, now: Moment) -> bool {
+        let due = self.publish_at.is_some_and(|at| at <= now);
         if due {
             self.publish_at = Some(now + REPUBLISH);
-            self.published = true;
+            self.check_at = Some(now + COMES_BACK);
         }
         due
+    }
+
+    /// The paths to hand an entry in: other ones after it was lost.
+    fn publishers(&self) -> impl Iterator<Item = OwnedPathId> {
+        let count = self.entries.len().max(1);
+        self.entries.keys().rev().cycle().skip(self.lost % count).take(PUBLISHERS.min(count)).copied()
     }
 
     /// The secret that clients of this epoch seal their first datagrams with. It is derived, so that a restart keeps it.
@@ -98,7 +133,8 @@ impl Service {
     fn seal(&self, epoch: u64, rng: &mut impl CryptoRng) -> Option<Vec<u8>> {
         let entry = ApEntry {
             public: self.secret.public(),
-            entry_nodes: self.entries.values().take(ENTRIES).cloned().collect(),
+            // The newest: the oldest one may be about to end, and be there only until its successor is known.
+            entry_nodes: self.entries.values().rev().take(ENTRIES).cloned().collect(),
             session_secret: self.session_secret(epoch),
             capabilities: 0,
             issued: self.issued,
@@ -144,12 +180,21 @@ impl Node {
     }
 
     /// A visitor has come in on a path: whose it is decides which service gets it.
-    pub(super) fn handle_visitor(&mut self, now: Now, path: OwnedPathId, tunnel: OwnerTunnelId) {
-        let Some(Purpose::Service(id)) = self.pool.get(path).map(|ready| ready.purpose) else {
-            return;
+    pub(super) fn handle_visitor(
+        &mut self,
+        now: Now,
+        path: OwnedPathId,
+        tunnel: OwnerTunnelId,
+        out: &mut impl Outlet,
+    ) {
+        let purpose = self.pool.get(path).map(|ready| ready.purpose);
+        let service = match purpose {
+            Some(Purpose::Service(id)) => self.services.get(&id).map(|service| (id, service)),
+            _ => None,
         };
-        let Some(service) = self.services.get(&id) else {
-            return;
+        let Some((id, service)) = service else {
+            // The path is not used, or no more: nobody here waits for visitors.
+            return self.switch.close_tunnel(tunnel, out);
         };
         // Clients and their clocks may be an epoch behind or ahead (PROTOCOL §6).
         let epoch = epoch_of(now.unix);
@@ -159,18 +204,28 @@ impl Node {
 
     /// Publishes what is due, for this epoch and the next, each through two ways in.
     pub(super) fn publish_services(&mut self, now: Now, out: &mut impl Outlet) {
-        for (id, service) in &mut self.services {
+        let today = epoch_of(now.unix);
+        for (id, service) in self.services.iter_mut().filter(|(_, service)| service.is_due(now.moment)) {
+            let public = service.secret.public();
+            let view = self.exchange.view();
+            let known = [today, today + 1]
+                .map(|epoch| view.look_up_in(&public, epoch, now.unix).map(|entry| entry.issued));
+            if service.take_check(now.moment) {
+                let is_back = known.iter().all(|issued| *issued >= Some(service.issued));
+                service.handle_check(now.moment, is_back);
+            }
             if !service.take_due(now.moment) {
                 continue;
             }
-            service.issued = UnixTime((service.issued.0 + 1).max(now.unix.0));
-            let epoch = epoch_of(now.unix);
-            for epoch in [epoch, epoch + 1] {
+            // An earlier life, whose clock was ahead, may have signed a later one.
+            let newest = known.into_iter().flatten().max().map_or(0, |issued| issued.0);
+            service.issued = UnixTime((service.issued.0.max(newest) + 1).max(now.unix.0));
+            for epoch in [today, today + 1] {
                 let Some(entry) = service.seal(epoch, &mut self.rng) else { continue };
-                for path in service.entries.keys().take(PUBLISHERS) {
+                for path in service.publishers() {
                     let opener = Opener::Publish { entry: entry.clone() };
-                    // A path that has just broken is reported by the switch; the next publication replaces this one.
-                    let _ = self.switch.open_tunnel(now.moment, *path, &opener, out);
+                    // A path that has just broken is reported by the switch; then the entry is published anew.
+                    let _ = self.switch.open_tunnel(now.moment, path, &opener, out);
                 }
             }
             self.outputs.push_back(Output::Published { service: *id, entries: service.entries.len() });

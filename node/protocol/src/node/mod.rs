@@ -20,7 +20,6 @@ use crate::{
     netdb::exchange::{Exchange, ExchangeOutput},
     network::Network,
     path::{
-        builder::BuildFailure,
         builds::{BuildId, Builds},
         hop::{HopOutput, HopSetups, NewHop},
         keys::PathKeys,
@@ -44,11 +43,12 @@ mod hosting;
 mod neighbours;
 mod opens;
 mod pool;
+mod probes;
 #[cfg(test)]
 mod tests;
 
-pub use builds::BuildStats;
 use builds::Pending;
+pub use builds::{BuildStats, TrialFailure};
 use dials::StrangersDials;
 use hosting::Service;
 use neighbours::Neighbours;
@@ -56,6 +56,7 @@ use opens::WaitingOpen;
 pub use opens::{OpenFailure, OpenRequest, Ticket};
 use pool::Pool;
 pub use pool::{Purpose, ReadyPath};
+use probes::Probes;
 
 /// Programs that share paths, look-ups and sessions; numbered by the daemon.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -153,7 +154,7 @@ pub enum Output {
         /// Whose request it answers.
         ticket: Ticket,
         /// How long it took, or why it failed.
-        outcome: Result<Duration, BuildFailure>,
+        outcome: Result<Duration, TrialFailure>,
     },
     /// End this link: its peer did what no honest node does.
     CloseLink(LinkId),
@@ -174,6 +175,23 @@ enum Waiter {
     Partner(NodeId),
 }
 
+/// How much a node remembers of what it does for itself and for others.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Holdings {
+    /// Other owners' circles that it helps with.
+    pub setups: usize,
+    /// Its own circles under way.
+    pub circles: usize,
+    /// Its own paths.
+    pub paths: usize,
+    /// Of them, those that are tried now and then.
+    pub probes: usize,
+    /// Requests for tunnels that wait.
+    pub opens: usize,
+    /// Nodes that are dialled.
+    pub awaited: usize,
+}
+
 /// One node of the network.
 pub struct Node {
     config: NodeConfig,
@@ -186,10 +204,14 @@ pub struct Node {
     setups: HopSetups,
     builds: Builds,
     circles: BTreeMap<BuildId, Pending>,
+    /// Building pauses until then.
     build_at: Moment,
+    /// What could not be planned, and when to try again.
+    replan_at: BTreeMap<Purpose, Moment>,
     trials: VecDeque<(Ticket, usize)>,
     stats: BuildStats,
     pool: Pool,
+    probes: Probes,
     services: BTreeMap<ServiceId, Service>,
     opens: Vec<WaitingOpen>,
     counter: u64,
@@ -211,9 +233,11 @@ impl Node {
             builds: builds::restore(config.kept.as_deref()),
             circles: BTreeMap::new(),
             build_at: now.moment,
+            replan_at: BTreeMap::new(),
             trials: VecDeque::new(),
             stats: BuildStats::default(),
             pool: Pool::default(),
+            probes: Probes::default(),
             services: BTreeMap::new(),
             opens: Vec::new(),
             counter: 0,
@@ -258,6 +282,10 @@ impl Node {
     /// A node that was to be dialled does not answer, or is not the one.
     pub fn handle_dial_failed(&mut self, now: Now, node: NodeId, out: &mut impl Outlet) {
         self.strangers_dials.done(&node);
+        if self.neighbours.link(&node).is_some() {
+            // Both have dialled, and the other link stands: nothing that runs over it has failed.
+            return;
+        }
         self.setups.handle_link(now, node, None);
         self.builds.handle_link(now, node, None, &mut self.rng);
         for waiter in self.neighbours.unreachable(&node) {
@@ -282,7 +310,10 @@ impl Node {
                 }
             }
             ControlMessage::Partner => self.exchange.handle_partner_up(now, link, peer, false),
-            ControlMessage::Records(records) => self.exchange.handle_records(now, link, &records),
+            ControlMessage::Records(records) => {
+                self.exchange.handle_records(now, link, &records);
+                self.replan_soon(now.moment);
+            }
         }
         self.settle(now, out);
     }
@@ -291,7 +322,7 @@ impl Node {
     pub fn handle_switch(&mut self, now: Now, event: SwitchEvent, out: &mut impl Outlet) {
         match event {
             SwitchEvent::Dial { exit, entry } => self.dial_for_exit(now, exit, entry, out),
-            SwitchEvent::Incoming { path, tunnel } => self.handle_visitor(now, path, tunnel),
+            SwitchEvent::Incoming { path, tunnel } => self.handle_visitor(now, path, tunnel, out),
             SwitchEvent::Answered { tunnel, answer } => {
                 self.outputs.push_back(Output::Answered { tunnel, answer });
             }
@@ -320,18 +351,20 @@ impl Node {
             self.sweep_at = now.moment + SWITCH_SWEEP;
             self.switch.handle_timeout(now.moment, out);
             self.end_expired_paths(now, out);
+            self.drive_probes(now, out);
         }
         self.settle(now, out);
     }
 
     /// When to call [`Node::handle_timeout`] at the latest.
     pub fn next_timeout(&self, now: Now) -> Moment {
-        let services = self.services.values().filter_map(|service| service.publish_at);
+        let services = self.services.values().filter_map(Service::next_timeout);
         let others = [
             self.setups.next_timeout(),
             self.builds.next_timeout(),
             Some(self.exchange.next_timeout()),
-            self.next_refusal(),
+            self.next_build(now),
+            self.next_open(),
         ];
         let next = others.into_iter().flatten().chain(services).min().unwrap_or(self.sweep_at);
         next.min(self.sweep_at).max(now.moment)
@@ -355,6 +388,18 @@ impl Node {
     /// How building went since the start.
     pub fn build_stats(&self) -> &BuildStats {
         &self.stats
+    }
+
+    /// What it remembers, counted.
+    pub fn holdings(&self) -> Holdings {
+        Holdings {
+            setups: self.setups.len(),
+            circles: self.circles.len(),
+            paths: self.pool.iter().count(),
+            probes: self.probes.len(),
+            opens: self.opens.len(),
+            awaited: self.neighbours.awaited(),
+        }
     }
 
     /// X-nodes of its paths.

@@ -65,6 +65,11 @@ impl<W> Neighbours<W> {
         self.waiting.remove(node).unwrap_or_default()
     }
 
+    /// Nodes that somebody waits for.
+    pub fn awaited(&self) -> usize {
+        self.waiting.len()
+    }
+
     /// The links to other nodes.
     pub fn links(&self) -> impl Iterator<Item = (NodeId, LinkId)> {
         self.by_node.iter().map(|(node, link)| (*node, *link)).filter(|(_, link)| link.0 >= LinkId::FIRST)

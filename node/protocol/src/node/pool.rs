@@ -80,6 +80,13 @@ impl Pool {
         Some(id)
     }
 
+    /// Whether the group has a path but these, or could draw one.
+    pub fn serves(&self, group: GroupId, avoid: &[OwnedPathId], now: UnixTime) -> bool {
+        let serves = |purpose: Purpose| purpose == Purpose::Free || purpose == Purpose::Group(group);
+        let mut paths = self.paths.iter();
+        paths.any(|(id, path)| serves(path.purpose) && path.usable(now) && !avoid.contains(id))
+    }
+
     /// Paths that serve this purpose and may still be used.
     pub fn count(&self, purpose: Purpose, now: UnixTime) -> usize {
         self.paths.values().filter(|path| path.purpose == purpose && path.usable(now)).count()

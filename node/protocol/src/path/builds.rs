@@ -83,6 +83,7 @@ pub struct Builds {
 
 struct Circle {
     builder: Builder,
+    terminal: Option<NodeId>,
     nodes: BTreeSet<NodeId>,
     watched: Vec<NodeId>,
     guards: [NodeId; GUARDS_PER_CIRCLE],
@@ -123,6 +124,7 @@ impl Builds {
         self.next += 1;
         let circle = Circle {
             nodes: plan.sequence().iter().map(|stop| stop.contact.id).collect(),
+            terminal: plan.path().last().map(|stop| stop.contact.id),
             watched: plan.watched().to_vec(),
             guards: plan.guards().map(|stop| stop.contact.id),
             builder: Builder::start(now, own, plan, request.purpose),
@@ -202,6 +204,11 @@ impl Builds {
     /// What to do next.
     pub fn poll_output(&mut self) -> Option<BuildOutput> {
         self.outputs.pop_front()
+    }
+
+    /// Where the path of a build under way will end.
+    pub fn terminal(&self, build: BuildId) -> Option<NodeId> {
+        self.circles.get(&build)?.terminal
     }
 
     /// Builds under way.

@@ -19,7 +19,8 @@ pub enum PeerMisbehaved {
     /// The peer sent an opener for the second time.
     #[error("a repeated opener")]
     RepeatedOpener,
-    /// A cell's number repeats, runs back or leaps.
+    /// A cell's number repeats, runs back or leaps. An honest relay never makes it repeat or run back; a leap may be a long
+    /// row of cells that it had to drop.
     #[error("a cell's number repeats, runs back or leaps")]
     BadStep,
     /// A joined or data cell came in a state where it has no business, from a node that is the other terminal.

@@ -391,7 +391,6 @@ impl Registry {
     }
 
     /// Paths, path ends, tunnels and joins.
-    #[cfg(test)]
     pub(super) fn sizes(&self) -> [usize; 4] {
         [
             self.paths.len(),

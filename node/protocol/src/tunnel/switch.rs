@@ -248,9 +248,9 @@ impl Switch {
         bytes
     }
 
-    /// Paths, path ends, tunnels, joins, seats, owners' tunnels, held cells.
-    #[cfg(test)]
-    pub(crate) fn sizes(&self) -> [usize; 7] {
+    /// What is open: paths, path ends, tunnels, joins, seats, owners' tunnels, held cells. All are zero when all has
+    /// ended.
+    pub fn sizes(&self) -> [usize; 7] {
         let [paths, ends, tunnels, joins] = lock(&self.registry).sizes();
         [paths, ends, tunnels, joins, self.table.len(), self.owners.len(), self.held.count()]
     }

@@ -69,7 +69,6 @@ impl HeldCells {
         self.0.fetch_sub(cells, Ordering::Relaxed);
     }
 
-    #[cfg(test)]
     pub(super) fn count(&self) -> usize {
         self.0.load(Ordering::Relaxed)
     }
