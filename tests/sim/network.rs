@@ -148,7 +148,9 @@ impl<N: SimNode> VirtualNetwork<N> {
     /// Both clocks of a node.
     pub fn now(&self, place: Place) -> Now {
         let unix = START + self.moment.0 / 1_000_000;
-        Now { moment: self.moment, unix: UnixTime(unix.saturating_add_signed(self.skews[place.0])) }
+        // One who is about to join has a clock, too.
+        let skew = self.skews.get(place.0).copied().unwrap_or(0);
+        Now { moment: self.moment, unix: UnixTime(unix.saturating_add_signed(skew)) }
     }
 
     pub fn elapsed(&self) -> Duration {

@@ -105,10 +105,11 @@ impl View {
         self.nodes.get(id)
     }
 
-    /// How a party is reached: its newest entry of this epoch or a neighbouring one.
+    /// How a party is reached: its newest entry of this epoch or a neighbouring one, this one's if they are equally new.
     pub fn look_up(&self, public: &ApPublic, now: UnixTime) -> Option<ApEntry> {
         let today = epoch_of(now);
-        let epochs = [Some(today), today.checked_add(1), today.checked_sub(1)];
+        // Of entries that were issued together the last one is taken: today's, whose secret both clocks agree about.
+        let epochs = [today.checked_sub(1), today.checked_add(1), Some(today)];
         let entries = epochs.into_iter().flatten().filter_map(|epoch| self.look_up_in(public, epoch, now));
         entries.max_by_key(|entry| entry.issued)
     }

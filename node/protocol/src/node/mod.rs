@@ -15,7 +15,7 @@ use rand::{SeedableRng, rngs::ChaCha20Rng};
 
 use crate::{
     crypto::datagram::SessionSecret,
-    identity::{NodeId, NodeSecret},
+    identity::{ApPublic, NodeId, NodeSecret},
     limits::SWITCH_SWEEP,
     netdb::exchange::{Exchange, ExchangeOutput},
     network::Network,
@@ -24,7 +24,7 @@ use crate::{
         hop::{HopOutput, HopSetups, NewHop},
         keys::PathKeys,
     },
-    time::{Moment, Now},
+    time::{Moment, Now, UnixTime},
     tunnel::{ExitTunnel, HopInstall, Outlet, OwnedPathId, OwnerTunnelId, Switch, SwitchEvent},
     wire::{
         cell::{LinkId, PathId},
@@ -418,6 +418,11 @@ impl Node {
         let own = self.config.contact.id;
         let others = self.exchange.view().nodes().filter(|node| node.record.id() != own);
         others.take(most).map(|node| node.record.bytes().to_vec()).collect()
+    }
+
+    /// Whether the network has told it how to reach this party.
+    pub fn knows(&self, peer: &ApPublic, now: UnixTime) -> bool {
+        self.exchange.view().look_up(peer, now).is_some()
     }
 
     /// A node as its owner's user may read it: its address if it is known.

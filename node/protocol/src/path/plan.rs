@@ -264,14 +264,26 @@ impl Draw<'_> {
 
         let mut guards = self.watched.to_vec();
         guards.shuffle(rng);
+        // The terminal of a path of one hop is a guard, too.
+        let at_terminal = layout.guard_places().iter().position(|place| *place == layout.terminal());
+        let other = guards.iter().position(|guard| self.is_other_terminal(guard));
+        if let (Some(at), Some(other)) = (at_terminal, other)
+            && guards.get(at).is_some_and(|guard| !self.is_other_terminal(guard))
+        {
+            guards.swap(at, other);
+        }
         for (place, guard) in layout.guard_places().into_iter().zip(guards) {
             circle.admit(&guard).then(|| places.insert(place, guard))?;
         }
         if let Some(second) = self.second {
             let mut second = second.to_vec();
             second.shuffle(rng);
-            for place in layout.places_beside_guards() {
-                match second.iter().find(|candidate| circle.admit(candidate)) {
+            let mut beside = layout.places_beside_guards();
+            beside.sort_by_key(|place| *place != layout.terminal());
+            for place in beside {
+                let is_terminal = place == layout.terminal();
+                let fresh = second.iter().filter(|node| is_terminal && self.is_other_terminal(node));
+                match fresh.chain(&second).find(|candidate| circle.admit(candidate)) {
                     Some(node) => _ = places.insert(place, *node),
                     // Only in a network that is too small for the set stand others here.
                     None if second.len() < SECOND_SET => {}
@@ -280,8 +292,7 @@ impl Draw<'_> {
             }
         }
         if let Entry::Vacant(place) = places.entry(layout.terminal()) {
-            let fresh =
-                self.pool.iter().filter(|node| !self.request.avoid_terminals.contains(&node.contact.id));
+            let fresh = self.pool.iter().filter(|node| self.is_other_terminal(node));
             place.insert(*fresh.chain(&self.pool).find(|candidate| circle.admit(candidate))?);
         }
         let mut vacant: Vec<usize> = (0..layout.len()).filter(|place| !places.contains_key(place)).collect();
@@ -295,6 +306,11 @@ impl Draw<'_> {
                 .map(|node| Stop { contact: node.contact, path_key: node.path_key.clone() })
                 .collect(),
         )
+    }
+
+    /// Whether none of the identity's other paths ends here.
+    fn is_other_terminal(&self, node: &Candidate<'_>) -> bool {
+        !self.request.avoid_terminals.contains(&node.contact.id)
     }
 }
 

@@ -277,6 +277,24 @@ fn nodes_of_failed_circles_and_used_terminals_are_avoided_where_others_suffice()
 }
 
 #[test]
+fn the_paths_of_a_kept_identity_end_at_different_nodes_whatever_their_length() {
+    let key = key();
+    let large = view(60, &key);
+    for hops in 1..=8 {
+        let mut owner = Owner::new(hops as u8);
+        owner.kept = true;
+        for _ in 0..20 {
+            owner.avoid_terminals.clear();
+            for _ in 0..3 {
+                let plan = owner.draw(NOW, &large, hops).unwrap();
+                let terminal = plan.path().last().unwrap().contact.id;
+                assert!(owner.avoid_terminals.insert(terminal), "{hops} hops");
+            }
+        }
+    }
+}
+
+#[test]
 fn lengths_without_a_circle_are_refused() {
     let key = key();
     for hops in [0, 9] {
