@@ -12,10 +12,10 @@ use crate::{
 const NODES: usize = 14;
 const SERVICE: usize = 1;
 
-/// `PHANTOM_SIM_HOURS=24` for the long run.
+/// `PHANTOM_SIM_HOURS=72` for a longer run.
 #[test]
 fn pools_and_names_outlive_their_paths_and_memory_stays_bounded() {
-    let hours = std::env::var("PHANTOM_SIM_HOURS").ok().and_then(|hours| hours.parse().ok()).unwrap_or(6u64);
+    let hours = std::env::var("PHANTOM_SIM_HOURS").ok().and_then(|hours| hours.parse().ok()).unwrap_or(24u64);
     let begun = Instant::now();
     let mut world = World::new(Plan::of(NODES, 601));
     let (id, secret) = world.service(SERVICE, 7, 3);
