@@ -58,8 +58,6 @@ pub const UNCONFIRMED: Duration = Duration::from_secs(10);
 /// A tunnel that carried nothing for this long is closed.
 pub const TUNNEL_IDLE: Duration = Duration::from_secs(300);
 
-/// Longest control message on a link, in bytes.
-pub const CONTROL_MESSAGE: usize = 65_536;
 /// A node's record lives at most this long.
 pub const NODE_RECORD_LIFE_SECS: u64 = 3 * 3600;
 /// A node's record is renewed this often.

@@ -1,4 +1,4 @@
-//! Which network a node belongs to: the parameters that all members share, and the id that links compare (PROTOCOL §4).
+//! Which network a node belongs to: the parameters that all members share, and the id that links compare (PROTOCOL §1).
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 

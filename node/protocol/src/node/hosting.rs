@@ -1,6 +1,6 @@
 //! The services that this node hosts: which of its paths lead to them, and when their AP entries are published.
 //!
-//! A service wants three paths with different terminals. Whenever the set of its paths changes, and twice an epoch, it
+//! A service wants three paths with different terminals. Whenever the set of its paths changes, and every half hour, it
 //! publishes anew, for the current epoch and the next, through two of the paths themselves (PROTOCOL §7). What is
 //! published names the terminals and the route keys under which they let clients in. Every record reaches every node,
 //! so a service looks whether its entry has come back to this one, and else hands it in again, through other paths.

@@ -134,11 +134,11 @@ impl Content {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[repr(u8)]
 pub enum PathClass {
-    /// An hour; idle for a quarter.
+    /// An hour; idle for a quarter. Not asked for by this version.
     Short = 1,
-    /// Four hours; idle for one.
+    /// Four hours; idle for one. What all paths ask for: a class of its own would show a service.
     Standard = 2,
-    /// A day; idle for six hours. Entries of hosted services.
+    /// A day; idle for six hours. Not asked for by this version.
     Long = 3,
 }
 
