@@ -3,6 +3,8 @@
 //! `cargo test --release -p phantom-tests --test paths -- --nocapture` builds some of each length and prints the table,
 //! with `--include-ignored` a thousand of each.
 
+#![allow(clippy::unwrap_used, clippy::expect_used)] // a test fails by panicking
+
 use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr},
     time::Duration,
