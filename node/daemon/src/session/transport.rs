@@ -26,12 +26,13 @@ pub(super) const KEEP_ALIVE: Duration = Duration::from_secs(5);
 const STREAMS: u32 = 1_024;
 /// Bytes of one stream, and of a session, that a slow reader makes its own node hold.
 const STREAM_WINDOW: u32 = 4 << 20;
-const SESSION_WINDOW: u32 = 12 << 20;
+const SESSION_WINDOW: u32 = 24 << 20;
 /// Bytes that local programs may have written and the peer not yet acknowledged. Several times a stream's window: a
-/// bulk stream stops at its own window and never takes the room of an echo beside it.
-const SEND_WINDOW: u64 = 24 << 20;
-/// Packets that one ACK answers.
-const ACK_EVERY: u32 = 10;
+/// bulk stream stops at its own window and never takes the room of an echo beside it. Well below the session's window:
+/// when many bulk streams have taken all, each ACK makes room here, but the peer widens its window in large steps only.
+const SEND_WINDOW: u64 = 12 << 20;
+/// Packets that one ACK answers. An ACK costs the chain as much as a full packet.
+const ACK_EVERY: u32 = 20;
 const ACK_DELAY: Duration = Duration::from_millis(5);
 /// Before the first sample.
 const INITIAL_RTT: Duration = Duration::from_millis(200);
