@@ -17,7 +17,9 @@ use tokio::sync::{mpsc, oneshot};
 use super::{driver::Command, lock};
 use crate::{
     link::{self, Links},
-    session::{self, OpenError, OpenTunnel, OpenedTunnel, Refusal, Targets, TunnelRequest, TunnelSend},
+    session::{
+        self, After, OpenError, OpenTunnel, OpenedTunnel, Refusal, Targets, TunnelRequest, TunnelSend,
+    },
 };
 
 /// Sends for sessions, past the driver: the switch seals, the link's queue takes.
@@ -33,8 +35,13 @@ impl Sender {
 }
 
 impl TunnelSend for Sender {
-    fn send(&self, tunnel: OwnerTunnelId, kind: Kind, payload: &[u8]) -> bool {
-        self.switch.send(tunnel, kind, payload, &mut self.links.outlet())
+    fn send(&self, tunnel: OwnerTunnelId, kind: Kind, payload: &[u8], after: After) -> bool {
+        let mut outlet = self.links.outlet();
+        let sent = self.switch.send(tunnel, kind, payload, &mut outlet);
+        if sent && after == After::More {
+            outlet.leave(); // what follows takes the same link, and wakes it
+        }
+        sent
     }
 
     fn close(&self, tunnel: OwnerTunnelId) {
@@ -47,7 +54,7 @@ impl TunnelSend for Sender {
     }
 }
 
-/// A session's inbox, as links know it. It wakes its reader by itself.
+/// A session's inbox, as links know it.
 pub(super) struct Delivery(pub(super) Arc<session::Inbox>);
 
 impl link::Inbox for Delivery {
@@ -55,7 +62,9 @@ impl link::Inbox for Delivery {
         self.0.push(kind, payload);
     }
 
-    fn wake(&self) {}
+    fn wake(&self) {
+        self.0.wake();
+    }
 }
 
 /// Asks the driver for tunnels.

@@ -10,6 +10,7 @@ use std::{
 
 use dashmap::DashMap;
 use phantom_protocol::{
+    time::Moment,
     tunnel::{Outlet, OwnerTunnelId, SwitchEvent},
     wire::{
         body::Kind,
@@ -34,15 +35,18 @@ pub struct NetOutlet {
     source: Option<Arc<Link>>,
     links: Vec<Arc<Link>>,
     inboxes: Vec<(OwnerTunnelId, Arc<dyn Inbox>)>,
+    /// When the batch has begun to leave.
+    now: Option<Moment>,
 }
 
 impl NetOutlet {
     pub(super) fn new(shared: Arc<Shared>, source: Option<Arc<Link>>) -> NetOutlet {
-        NetOutlet { shared, source, links: Vec::new(), inboxes: Vec::new() }
+        NetOutlet { shared, source, links: Vec::new(), inboxes: Vec::new(), now: None }
     }
 
     /// Ends the batch: wakes each link and each inbox that got something, once.
     pub fn flush(&mut self) {
+        self.now = None;
         for link in self.links.drain(..) {
             link.waker.wake();
         }
@@ -50,11 +54,17 @@ impl NetOutlet {
             inbox.wake();
         }
     }
+
+    /// Ends it without waking anybody: the caller has more for the same links and will wake them then.
+    pub fn leave(mut self) {
+        self.links.clear();
+        self.inboxes.clear();
+    }
 }
 
 impl Outlet for NetOutlet {
     fn forward(&mut self, link: LinkId, cell: &Cell) {
-        let now = self.shared.clock.moment();
+        let now = *self.now.get_or_insert_with(|| self.shared.clock.moment());
         // A batch touches few links, and mostly the same one again.
         if let Some(known) = self.links.iter().rev().find(|known| known.id == link) {
             known.push(now, cell);

@@ -39,7 +39,7 @@ pub use congestion::CongestionConfig;
 pub use error::{OpenError, Refusal};
 pub use service::{Service, SessionStats, Targets};
 pub use stream::{SessionStream, splice};
-pub use tunnel::{Inbox, Tunnel, TunnelSend};
+pub use tunnel::{After, Inbox, Tunnel, TunnelSend};
 
 /// An isolation group: its paths, look-ups and sessions are its own (PROTOCOL §1).
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -4,6 +4,7 @@
 use std::{
     fmt, io,
     io::IoSliceMut,
+    iter,
     net::{Ipv6Addr, SocketAddr},
     pin::Pin,
     sync::{Arc, Mutex, PoisonError},
@@ -20,7 +21,7 @@ use quinn::{
 use super::{
     bindings::Bindings,
     datagram::{ClientEnd, Salts},
-    tunnel::{Inbox, Ready, Tunnel},
+    tunnel::{After, Inbox, Ready, Tunnel},
 };
 
 /// Datagrams that quinn may hand over at once.
@@ -120,11 +121,11 @@ impl AsyncUdpSocket for ClientSocket {
 
     fn try_send(&self, transmit: &Transmit<'_>) -> io::Result<()> {
         let mut scratch = self.scratch.lock().unwrap_or_else(PoisonError::into_inner);
-        for datagram in segments(transmit) {
-            if self.shared.bindings.may_carry(self.tunnel.id().get(), datagram) {
-                let (kind, payload) = self.end.wrap(datagram, &mut scratch);
-                self.tunnel.send(kind, payload);
-            }
+        let tunnel = self.tunnel.id().get();
+        let allowed = segments(transmit).filter(|datagram| self.shared.bindings.may_carry(tunnel, datagram));
+        for (datagram, after) in with_after(allowed) {
+            let (kind, payload) = self.end.wrap(datagram, &mut scratch);
+            self.tunnel.send(kind, payload, after);
         }
         Ok(())
     }
@@ -169,6 +170,15 @@ impl fmt::Debug for ClientSocket {
 /// The datagrams of one transmit.
 pub(super) fn segments<'a>(transmit: &Transmit<'a>) -> impl Iterator<Item = &'a [u8]> {
     transmit.contents.chunks(transmit.segment_size.unwrap_or(transmit.contents.len()).max(1))
+}
+
+/// Each item with what comes after it.
+pub(super) fn with_after<T>(items: impl Iterator<Item = T>) -> impl Iterator<Item = (T, After)> {
+    let mut items = items.peekable();
+    iter::from_fn(move || {
+        let item = items.next()?;
+        Some((item, if items.peek().is_some() { After::More } else { After::Nothing }))
+    })
 }
 
 /// Tunnels never block: what their queues cannot hold is lost, and congestion control learns from it.

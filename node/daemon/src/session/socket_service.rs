@@ -24,7 +24,7 @@ use tokio::sync::Notify;
 use super::{
     bindings::Bindings,
     datagram::{Salts, Secrets, ServiceEnd},
-    socket_client::{AlwaysWritable, SEGMENTS, SELF, Slots, segments},
+    socket_client::{AlwaysWritable, SEGMENTS, SELF, Slots, segments, with_after},
     tunnel::{Ready, Tunnel},
 };
 
@@ -190,11 +190,11 @@ impl AsyncUdpSocket for ServiceSocket {
             return Ok(()); // the tunnel has gone; the client will open another
         };
         let mut scratch = self.scratch.lock().unwrap_or_else(PoisonError::into_inner);
-        for datagram in segments(transmit) {
-            if self.bindings.may_carry(route.tunnel.id().get(), datagram)
-                && let Some((kind, payload)) = route.end.wrap(datagram, &mut scratch)
-            {
-                route.tunnel.send(kind, payload);
+        let tunnel = route.tunnel.id().get();
+        let allowed = segments(transmit).filter(|datagram| self.bindings.may_carry(tunnel, datagram));
+        for (datagram, after) in with_after(allowed) {
+            if let Some((kind, payload)) = route.end.wrap(datagram, &mut scratch) {
+                route.tunnel.send(kind, payload, after);
             }
         }
         Ok(())

@@ -21,8 +21,8 @@ use rand::{rand_core::UnwrapErr, rngs::SysRng};
 use tokio::{sync::mpsc, time::Instant};
 
 use super::{
-    CongestionConfig, Group, Inbox, OpenError, OpenTunnel, OpenedTunnel, Refusal, Service, SessionPool,
-    SessionStream, SpeakAs, Targets, Tunnel, TunnelRequest, TunnelSend,
+    After, CongestionConfig, Group, Inbox, OpenError, OpenTunnel, OpenedTunnel, Refusal, Service,
+    SessionPool, SessionStream, SpeakAs, Targets, Tunnel, TunnelRequest, TunnelSend,
     bindings::{destination, has_long_header},
 };
 
@@ -178,13 +178,14 @@ fn delay_line(to: Arc<Inbox>) -> DelayLine {
         while let Some((due, kind, payload)) = receiver.recv().await {
             tokio::time::sleep_until(due).await;
             to.push(kind, &payload);
+            to.wake();
         }
     });
     sender
 }
 
 impl TunnelSend for Net {
-    fn send(&self, tunnel: OwnerTunnelId, kind: Kind, payload: &[u8]) -> bool {
+    fn send(&self, tunnel: OwnerTunnelId, kind: Kind, payload: &[u8], _after: After) -> bool {
         let number = tunnel.get();
         let Some(pipe) = self.pipe(number) else { return false };
         let far = (number % 2) as usize ^ 1;
@@ -206,7 +207,10 @@ impl TunnelSend for Net {
             payload[middle] ^= 1;
         }
         match &pipe.queues {
-            None => pipe.ends[far].push(kind, &payload),
+            None => {
+                pipe.ends[far].push(kind, &payload);
+                pipe.ends[far].wake();
+            }
             Some(queues) => {
                 let due = Instant::now() + Duration::from_micros(self.weather.delay.load(Ordering::Relaxed));
                 let _closed = queues[far].send((due, kind, payload));

@@ -23,7 +23,7 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-use super::{Group, OpenError, Refusal, SpeakAs, testing::World};
+use super::{After, Group, OpenError, Refusal, SpeakAs, testing::World};
 
 const PORT: u16 = 80;
 const MIB: u64 = 1 << 20;
@@ -426,8 +426,12 @@ async fn strangers_datagrams_are_ignored() {
         &mut foreign,
     );
     for payload in [&foreign[..], &[], &[0x40; 1_300], &[0xff; 1_357]] {
-        stray.send(Kind::Sealed, payload);
-        stray.send(Kind::Plain, if payload.first() == Some(&0x40) { payload } else { &[0x40; 100] });
+        stray.send(Kind::Sealed, payload, After::Nothing);
+        stray.send(
+            Kind::Plain,
+            if payload.first() == Some(&0x40) { payload } else { &[0x40; 100] },
+            After::Nothing,
+        );
     }
     sleep(Duration::from_millis(300)).await;
     assert!(stray.inbox().is_empty(), "a deaf tunnel is dumb");

@@ -26,11 +26,20 @@ const RECORD_HEADER: usize = 3;
 /// What carries the payloads of this node's own tunnels.
 pub trait TunnelSend: Send + Sync {
     /// Sends one payload. False if the tunnel is gone.
-    fn send(&self, tunnel: OwnerTunnelId, kind: Kind, payload: &[u8]) -> bool;
+    fn send(&self, tunnel: OwnerTunnelId, kind: Kind, payload: &[u8], after: After) -> bool;
     /// Closes the tunnel; without effect on one that is gone.
     fn close(&self, tunnel: OwnerTunnelId);
     /// Tells the entry node that this incoming tunnel is wanted.
     fn confirm(&self, tunnel: OwnerTunnelId);
+}
+
+/// What comes after a payload.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum After {
+    /// Another one, at once: this one need not be hurried on.
+    More,
+    /// Nothing for now.
+    Nothing,
 }
 
 /// One end of a routing tunnel, owned by a session.
@@ -63,8 +72,8 @@ impl Tunnel {
     }
 
     /// Sends one payload; on a closed tunnel it is lost.
-    pub fn send(&self, kind: Kind, payload: &[u8]) {
-        if !self.inbox.is_closed() && !self.sender.send(self.id, kind, payload) {
+    pub fn send(&self, kind: Kind, payload: &[u8], after: After) {
+        if !self.inbox.is_closed() && !self.sender.send(self.id, kind, payload, after) {
             self.inbox.close();
         }
     }
@@ -105,23 +114,28 @@ struct Ring {
 }
 
 impl Inbox {
-    /// Takes a payload that came out of the tunnel. Lost if the inbox is full or closed.
+    /// Takes a payload that came out of the tunnel. Lost if the inbox is full or closed. The reader learns of it with
+    /// the next [`Inbox::wake`].
     pub fn push(&self, kind: Kind, payload: &[u8]) {
         if payload.len() > MAX_PAYLOAD || self.is_closed() {
             return;
         }
-        let wake = {
-            let mut ring = self.lock();
-            if ring.bytes.len() + RECORD_HEADER + payload.len() > INBOX_BYTES {
-                return;
-            }
-            let was_empty = ring.bytes.is_empty();
-            let [high, low] = (payload.len() as u16).to_be_bytes();
-            ring.bytes.extend([high, low, kind as u8]);
-            ring.bytes.extend(payload);
-            if was_empty { ring.reader.clone() } else { None }
+        let mut ring = self.lock();
+        if ring.bytes.len() + RECORD_HEADER + payload.len() > INBOX_BYTES {
+            return;
+        }
+        let [high, low] = (payload.len() as u16).to_be_bytes();
+        ring.bytes.extend([high, low, kind as u8]);
+        ring.bytes.extend(payload);
+    }
+
+    /// Tells the reader that something waits, if it does: once for all that was pushed together.
+    pub fn wake(&self) {
+        let reader = {
+            let ring = self.lock();
+            if ring.bytes.is_empty() { None } else { ring.reader.clone() }
         };
-        if let Some(reader) = wake {
+        if let Some(reader) = reader {
             reader.ready();
         }
     }
@@ -220,6 +234,8 @@ impl fmt::Debug for Inbox {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::AtomicUsize;
+
     use super::*;
 
     fn all(inbox: &Inbox) -> Vec<(Kind, Vec<u8>)> {
@@ -255,6 +271,25 @@ mod tests {
         assert_eq!(seen.len(), INBOX_BYTES / (RECORD_HEADER + 1_000));
         assert!(seen.iter().enumerate().all(|(n, (_, payload))| payload[..4] == (n as u32).to_be_bytes()));
         assert!(inbox.lock().bytes.capacity() <= INBOX_KEPT);
+    }
+
+    #[test]
+    fn what_is_pushed_together_wakes_once() {
+        #[derive(Default)]
+        struct Counter(AtomicUsize);
+        impl Ready for Counter {
+            fn ready(&self) {
+                self.0.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+        let (inbox, counter) = (Inbox::default(), Arc::new(Counter::default()));
+        inbox.set_reader(counter.clone());
+        inbox.wake();
+        assert_eq!(counter.0.load(Ordering::Relaxed), 0, "nothing waits");
+        (0..10).for_each(|n| inbox.push(Kind::Plain, &[n]));
+        inbox.wake();
+        assert_eq!(counter.0.load(Ordering::Relaxed), 1);
+        assert_eq!(all(&inbox).len(), 10);
     }
 
     #[tokio::test]
