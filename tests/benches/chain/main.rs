@@ -3,6 +3,7 @@
 //! `tests/bench` drives the finished program from outside; this looks inside as well: packets lost, cells dropped,
 //! tunnels closed by the gap rule. `cargo bench -p phantom-tests --bench chain -- --help`
 
+#[allow(dead_code)] // the load generator needs more of it
 #[path = "../../loadgen/cpu.rs"]
 mod cpu;
 mod load;
