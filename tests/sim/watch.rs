@@ -258,7 +258,7 @@ pub fn faults(circle: &Circle, at: usize, public: &HashSet<[u8; 8]>) -> Vec<Stri
 
 /// All values of 16 bytes that are no filler.
 fn values(bytes: &[u8]) -> impl Iterator<Item = Value> + '_ {
-    bytes.array_windows::<16>().filter(|value| is_telling(*value)).copied()
+    bytes.array_windows::<16>().filter(|value| is_telling(value)).copied()
 }
 
 /// Half of it or more is part of somebody's contact.

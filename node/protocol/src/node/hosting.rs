@@ -232,3 +232,89 @@ impl Node {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::SocketAddr;
+
+    use rand::{SeedableRng, rngs::ChaCha20Rng};
+
+    use super::*;
+    use crate::{
+        crypto::proof::RouteKey,
+        identity::NodeId,
+        netdb::ap_entry::SealedEntry,
+        wire::contact::{Contact, TlsKeys},
+    };
+
+    const NOW: Moment = Moment(1_000_000);
+
+    fn entry(number: u8) -> EntryNode {
+        let address = SocketAddr::from(([10, number, 0, 1], 443));
+        let contact = Contact::listed(NodeId::from_bytes([number; 32]), address, TlsKeys::one([number; 32]));
+        EntryNode { contact, route_key: RouteKey::from_bytes([number; 32]) }
+    }
+
+    fn service(entries: u8) -> Service {
+        let mut service = Service::new(ApSecret::from_bytes(&[1; 32]), 3);
+        (0..entries).for_each(|number| service.add(OwnedPathId(u64::from(number)), entry(number), NOW));
+        service
+    }
+
+    #[test]
+    fn a_service_that_has_lost_all_ways_in_waits_for_one_and_then_publishes() {
+        let mut service = service(3);
+        assert!(service.take_due(NOW));
+        (0..3).for_each(|number| assert!(service.remove(OwnedPathId(number), NOW)));
+        assert_eq!(service.next_timeout(), None);
+        assert!(!service.is_due(NOW + REPUBLISH));
+        service.add(OwnedPathId(9), entry(9), NOW + SETTLE);
+        assert!(service.is_due(NOW + SETTLE + SETTLE));
+    }
+
+    #[test]
+    fn the_first_ways_in_wait_for_the_others_but_not_for_long() {
+        let mut service = service(1);
+        assert_eq!(service.next_timeout(), Some(NOW + SETTLE));
+        service.add(OwnedPathId(1), entry(1), NOW);
+        assert!(!service.is_due(NOW));
+        service.add(OwnedPathId(2), entry(2), NOW);
+        assert!(service.is_due(NOW));
+    }
+
+    #[test]
+    fn an_entry_that_does_not_come_back_is_due_at_once_and_through_another_path() {
+        let mut service = service(3);
+        assert!(service.take_due(NOW));
+        let first: Vec<_> = service.publishers().collect();
+        assert!(!service.take_check(NOW));
+        assert!(service.take_check(NOW + COMES_BACK));
+        service.handle_check(NOW + COMES_BACK, false);
+        assert!(service.take_due(NOW + COMES_BACK));
+        let second: Vec<_> = service.publishers().collect();
+        assert_eq!((first.len(), second.len()), (PUBLISHERS, PUBLISHERS));
+        assert!(second.iter().any(|path| !first.contains(path)));
+        service.handle_check(NOW + COMES_BACK, true);
+        assert!(!service.take_due(NOW + COMES_BACK));
+        assert_eq!(service.publishers().collect::<Vec<_>>(), first);
+    }
+
+    #[test]
+    fn the_entry_names_the_newest_ways_in() {
+        let service = service(4);
+        let mut rng = ChaCha20Rng::from_seed([2; 32]);
+        let now = UnixTime(1_000);
+        let service = Service { issued: now, ..service };
+        let sealed = SealedEntry::decode(&service.seal(epoch_of(now), &mut rng).unwrap()).unwrap();
+        let opened = sealed.verify(now).unwrap().open(&service.secret.public(), now).unwrap();
+        let named: Vec<u8> = opened.entry_nodes.iter().map(|way| way.contact.id.as_bytes()[0]).collect();
+        assert_eq!(named, [3, 2, 1]);
+    }
+
+    #[test]
+    fn secrets_of_sessions_differ_by_epoch_and_survive_a_restart() {
+        let bytes = |service: &Service, epoch| *service.session_secret(epoch).as_bytes();
+        assert_eq!(bytes(&service(0), 5), bytes(&service(1), 5));
+        assert_ne!(bytes(&service(0), 5), bytes(&service(0), 6));
+    }
+}

@@ -75,3 +75,42 @@ impl<W> Neighbours<W> {
         self.by_node.iter().map(|(node, link)| (*node, *link)).filter(|(_, link)| link.0 >= LinkId::FIRST)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn node(number: u8) -> NodeId {
+        NodeId::from_bytes([number; 32])
+    }
+
+    #[test]
+    fn only_the_first_who_waits_for_a_node_has_to_dial() {
+        let mut neighbours = Neighbours::new(node(0));
+        assert!(neighbours.wait(node(1), "a"));
+        assert!(!neighbours.wait(node(1), "b"));
+        assert!(neighbours.wait(node(2), "c"));
+        assert_eq!(neighbours.up(node(1), LinkId(7)), ["a", "b"]);
+        assert_eq!(neighbours.unreachable(&node(2)), ["c"]);
+        assert_eq!(neighbours.awaited(), 0);
+        assert!(neighbours.wait(node(2), "d"), "a new dial");
+    }
+
+    #[test]
+    fn the_end_of_an_older_link_leaves_the_newer_one() {
+        let mut neighbours = Neighbours::<()>::new(node(0));
+        neighbours.up(node(1), LinkId(7));
+        neighbours.up(node(1), LinkId(8));
+        assert_eq!(neighbours.down(LinkId(7)), Some(node(1)));
+        assert_eq!(neighbours.link(&node(1)), Some(LinkId(8)));
+        assert_eq!(neighbours.down(LinkId(8)), Some(node(1)));
+        assert_eq!((neighbours.link(&node(1)), neighbours.down(LinkId(8))), (None, None));
+    }
+
+    #[test]
+    fn the_link_to_oneself_stands_and_is_not_one_to_another_node() {
+        let neighbours = Neighbours::<()>::new(node(0));
+        assert_eq!(neighbours.link(&node(0)), Some(LinkId::LOOP_A));
+        assert_eq!(neighbours.links().count(), 0);
+    }
+}

@@ -116,3 +116,65 @@ pub struct Avoid {
     /// Terminals that cannot serve: the entry node itself, for a path must not join itself by the same node.
     pub terminals: Vec<NodeId>,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: UnixTime = UnixTime(1_000_000);
+
+    fn node(number: u8) -> NodeId {
+        NodeId::from_bytes([number; 32])
+    }
+
+    fn pool_of(paths: &[(u64, Purpose, u8, u64)]) -> Pool {
+        let mut pool = Pool::default();
+        for (id, purpose, terminal, life) in paths {
+            let relays = vec![node(100), node(*terminal)];
+            let path = ReadyPath { purpose: *purpose, relays, expiry: UnixTime(NOW.0 + life) };
+            pool.add(OwnedPathId(*id), path);
+        }
+        pool
+    }
+
+    #[test]
+    fn a_path_that_a_group_has_drawn_serves_no_other_group() {
+        let mut pool = pool_of(&[(1, Purpose::Free, 1, 3_600), (2, Purpose::Free, 2, 3_600)]);
+        let avoid = Avoid::default();
+        assert_eq!(pool.draw(GroupId(1), &avoid, NOW), Some(OwnedPathId(1)));
+        assert_eq!(pool.draw(GroupId(2), &avoid, NOW), Some(OwnedPathId(2)));
+        assert_eq!(pool.draw(GroupId(3), &avoid, NOW), None);
+        assert_eq!(pool.draw(GroupId(1), &avoid, NOW), Some(OwnedPathId(1)));
+        assert!(pool.serves(GroupId(1), &[], NOW) && !pool.serves(GroupId(3), &[], NOW));
+        assert!(!pool.serves(GroupId(1), &[OwnedPathId(1)], NOW));
+    }
+
+    #[test]
+    fn neither_paths_nor_terminals_that_are_to_be_avoided_are_drawn() {
+        let group = GroupId(1);
+        let mut pool = pool_of(&[(1, Purpose::Group(group), 1, 3_600), (2, Purpose::Free, 2, 3_600)]);
+        let failed = Avoid { paths: vec![OwnedPathId(1)], terminals: vec![] };
+        assert_eq!(pool.draw(group, &failed, NOW), Some(OwnedPathId(2)));
+        let entry = Avoid { paths: vec![], terminals: vec![node(1)] };
+        assert_eq!(pool.draw(group, &entry, NOW), Some(OwnedPathId(2)));
+        let both = Avoid { paths: vec![], terminals: vec![node(1), node(2)] };
+        assert_eq!(pool.draw(group, &both, NOW), None);
+    }
+
+    #[test]
+    fn a_path_about_to_end_is_neither_drawn_nor_counted_and_then_expires() {
+        let mut pool = pool_of(&[(1, Purpose::Free, 1, LAST_USE_SECS)]);
+        assert_eq!(pool.count(Purpose::Free, NOW), 0);
+        assert_eq!(pool.draw(GroupId(1), &Avoid::default(), NOW), None);
+        assert!(pool.expired(NOW).is_empty());
+        assert_eq!(pool.expired(UnixTime(NOW.0 + LAST_USE_SECS)), [OwnedPathId(1)]);
+    }
+
+    #[test]
+    fn paths_of_services_and_trials_are_not_drawn() {
+        let service = Purpose::Service(ServiceId(1));
+        let mut pool = pool_of(&[(1, service, 1, 3_600), (2, Purpose::Trial(Ticket(1)), 2, 3_600)]);
+        assert_eq!(pool.draw(GroupId(1), &Avoid::default(), NOW), None);
+        assert_eq!(pool.count(service, NOW), 1);
+    }
+}
