@@ -189,7 +189,9 @@ impl Node {
     /// Length 0: this node is its own terminal, over its link to itself.
     fn own_terminal(&mut self, now: Now, purpose: Purpose, out: &mut impl Outlet) -> Option<OwnedPathId> {
         let (path, hop) = own_terminal(now.unix, self.config.contact, path_use(purpose), &mut self.rng);
-        self.install_hop(now, hop, out);
+        if !self.install_hop(now, hop, out) {
+            return None;
+        }
         let id = self.install_owned(now, &path)?;
         self.add_ready(now, id, path, purpose);
         Some(id)

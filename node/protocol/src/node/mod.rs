@@ -449,6 +449,7 @@ impl Node {
 
     /// Helps with other owners' paths.
     fn drive_setups(&mut self, now: Now, out: &mut impl Outlet) {
+        let mut installed = true;
         while let Some(output) = self.setups.poll_output() {
             match output {
                 HopOutput::NeedLink(contact) => match self.neighbours.link(&contact.id) {
@@ -460,15 +461,19 @@ impl Node {
                         }
                     }
                 },
+                // The array of round 2 follows its hop: without the one the other stays, and the owner starts anew.
                 HopOutput::Forward { link, round, connection, array } => {
-                    self.send_array(link, round, connection, array);
+                    if std::mem::replace(&mut installed, true) {
+                        self.send_array(link, round, connection, array);
+                    }
                 }
-                HopOutput::Install(hop) => self.install_hop(now, hop, out),
+                HopOutput::Install(hop) => installed = self.install_hop(now, hop, out),
             }
         }
     }
 
-    fn install_hop(&mut self, now: Now, hop: NewHop, out: &mut impl Outlet) {
+    /// False if the path cannot be served.
+    fn install_hop(&mut self, now: Now, hop: NewHop, out: &mut impl Outlet) -> bool {
         let neighbours = hop.neighbours.map(|side| side.map(|side| (side.link, side.path)));
         let life = Duration::from_secs(hop.expiry.0.saturating_sub(now.unix.0));
         let install = HopInstall {
@@ -478,12 +483,14 @@ impl Node {
             expires: now.moment + life,
             idle: hop.idle,
         };
-        if !self.switch.install_hop(now.moment, install) {
-            // An id that is taken: no honest owner draws one twice, so both go (PROTOCOL §4).
+        let installed = self.switch.install_hop(now.moment, install);
+        if !installed {
+            // If an id is taken, both go: no honest owner draws one twice (PROTOCOL §4).
             for (link, path) in neighbours.into_iter().flatten() {
                 self.switch.end_hop_path(link, path, out);
             }
         }
+        installed
     }
 
     /// The exit's part of a join.

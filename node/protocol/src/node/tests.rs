@@ -128,7 +128,12 @@ fn strangers_dials_under_way_are_bounded_and_places_come_back() {
 #[test]
 fn a_peers_own_misdeed_ends_its_link_and_a_leap_does_not() {
     let mut node = node(vec![]);
-    for (what, ends) in [(PeerMisbehaved::DirtyHeader, true), (PeerMisbehaved::BadStep, false)] {
+    let sins = [
+        (PeerMisbehaved::DirtyHeader, true),
+        (PeerMisbehaved::BadStep, false),
+        (PeerMisbehaved::RepeatedOpener, false),
+    ];
+    for (what, ends) in sins {
         node.handle_switch(now(), SwitchEvent::Misbehaved { link: LINK, what }, &mut Nowhere);
         let closed =
             std::iter::from_fn(|| node.poll_output()).any(|output| matches!(output, Output::CloseLink(LINK)));

@@ -16,7 +16,7 @@ pub enum PeerMisbehaved {
     /// The peer opened a tunnel under an id that this side picks from, or that is in use.
     #[error("a tunnel id that is not the peer's to pick")]
     ForeignTunnelId,
-    /// The peer sent an opener for the second time.
+    /// An opener came for the second time.
     #[error("a repeated opener")]
     RepeatedOpener,
     /// A cell's number repeats, runs back or leaps. An honest relay never makes it repeat or run back; a leap may be a long
@@ -30,10 +30,11 @@ pub enum PeerMisbehaved {
 
 impl PeerMisbehaved {
     /// Whether the neighbour alone can have done it, so that its link ends. A leap may have begun with an owner who
-    /// leaves out as many numbers as the rule allows, and have grown by an honest queue's drop: that ends the tunnel
-    /// only, or owners could make honest neighbours part.
+    /// leaves out as many numbers as the rule allows, and have grown by an honest queue's drop; an opener that is new at
+    /// one hop may equal, as seen on side A of the next, an earlier one of the other direction, if an owner and its
+    /// terminal have made it so. These end the tunnel only, or owners could make honest neighbours part.
     pub(crate) fn is_the_peers_own(self) -> bool {
-        self != PeerMisbehaved::BadStep
+        !matches!(self, PeerMisbehaved::BadStep | PeerMisbehaved::RepeatedOpener)
     }
 }
 
