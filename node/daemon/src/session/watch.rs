@@ -67,7 +67,8 @@ impl Watch {
         loop {
             match self.wait().await {
                 Woken::Ended => return,
-                Woken::TunnelClosed => {}
+                // Tunnels may die faster than looks come: what came through this one counts.
+                Woken::TunnelClosed => pulse.look(&self.connection),
                 Woken::Look => {
                     pulse.look(&self.connection);
                     self.keep_alive(&mut pulse);
