@@ -45,7 +45,9 @@ impl Default for CongestionConfig {
         CongestionConfig {
             target: Duration::from_millis(4),
             initial_window: 32 * DATAGRAM as u64,
-            least_window: 16 * DATAGRAM as u64,
+            // Several times what one ACK answers: below that the ACK comes by its timer only, the delay of which looks
+            // like a queue, and the window would never grow again.
+            least_window: 32 * DATAGRAM as u64,
             most_window: 32 << 20,
             tolerated_loss: 0.02,
             epoch: Duration::from_secs(10),
@@ -263,6 +265,14 @@ mod tests {
     use std::collections::VecDeque;
 
     use super::*;
+
+    #[test]
+    fn the_least_window_is_acknowledged_without_waiting_for_a_timer() {
+        let config = CongestionConfig::default();
+        let answered = u64::from(super::super::transport::ACK_EVERY) * DATAGRAM as u64;
+        assert!(config.least_window >= 3 * answered);
+        assert!(config.initial_window >= config.least_window);
+    }
 
     /// A bottleneck in virtual time: packets are served one by one at `rate`, wait in a queue of `room` bytes, and are
     /// acknowledged a base round trip later.
