@@ -104,7 +104,8 @@ fn dropped_cells_are_only_missing() {
 
 #[test]
 fn repeated_cells_are_not_delivered_twice() {
-    assert!(traffic_among(Vice::Repeat, 3, 404) > 100);
+    // A repeated opener ends nothing but itself (PROTOCOL 5.2), so who repeats keeps its links and is met again.
+    assert!(traffic_among(Vice::Repeat, 3, 404) > 30);
 }
 
 #[test]
