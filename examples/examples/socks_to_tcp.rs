@@ -1,7 +1,8 @@
-//! A SOCKS5 proxy that connects over plain TCP: the smallest [`Dial`].
+//! A proxy that connects over plain TCP: the smallest [`Dial`].
 //!
 //! `cargo run -p phantom-examples --example socks_to_tcp`, then
-//! `curl --socks5-hostname 127.0.0.1:1080 http://example.com/`.
+//! `curl --socks5-hostname 127.0.0.1:1080 http://example.com/`, or `curl --proxy http://127.0.0.1:1080 https://example.com/`.
+//! <http://127.0.0.1:1080/> says how to set up other programs.
 
 use std::sync::Arc;
 
@@ -26,6 +27,6 @@ impl Dial for PlainTcp {
 #[tokio::main]
 async fn main() -> std::io::Result<()> {
     let listener = TcpListener::bind("127.0.0.1:1080").await?;
-    println!("SOCKS5 on {}", listener.local_addr()?);
+    println!("SOCKS5, SOCKS4a and HTTP CONNECT on {}", listener.local_addr()?);
     match Proxy::default().serve(listener, Arc::new(PlainTcp)).await? {}
 }

@@ -25,9 +25,9 @@ const SMALL: usize = 8 * 1024;
 /// After the first failure the rest may take this long.
 const GRACE: Duration = Duration::from_secs(5);
 
-/// Copies until both directions have ended, or one was reset.
-pub(crate) async fn copy_both_ways<C: Connection>(client: TcpStream, far: C) {
-    let mut copy = Copy { client, far, up: Pipe::new(), down: Pipe::new() };
+/// Copies until both directions have ended, or one was reset. `ahead` is what the client has sent already.
+pub(crate) async fn copy_both_ways<C: Connection>(client: TcpStream, ahead: Vec<u8>, far: C) {
+    let mut copy = Copy { client, far, up: Pipe::new(ahead), down: Pipe::new(Vec::new()) };
     let clean = copy.run().await;
     if !clean {
         copy.far.reset();
@@ -120,8 +120,10 @@ enum State {
 }
 
 impl Pipe {
-    fn new() -> Pipe {
-        Pipe { buffer: vec![0; SMALL], start: 0, end: 0, state: State::Open }
+    fn new(mut buffer: Vec<u8>) -> Pipe {
+        let end = buffer.len();
+        buffer.resize(SMALL.max(end), 0);
+        Pipe { buffer, start: 0, end, state: State::Open }
     }
 
     fn is_failing(&self) -> bool {

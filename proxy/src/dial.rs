@@ -1,19 +1,52 @@
-//! What the proxy asks for, and the answers it understands.
+//! What the proxy asks for.
 
-use std::{fmt, future::Future, io, net::IpAddr};
+use std::{
+    fmt,
+    future::{Future, ready},
+    net::{IpAddr, Ipv4Addr},
+    pin::Pin,
+};
 
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::TcpStream,
+    sync::mpsc,
 };
 
-/// Opens connections for the clients of a proxy.
+use crate::DialError;
+
+/// Does what the clients of a proxy ask for.
+///
+/// Every future is dropped when its client goes away. A method that is not written here answers "not supported".
 pub trait Dial: Send + Sync + 'static {
     /// A connection to the far side.
     type Connection: Connection;
 
-    /// Connects to where the request says. Dropped when the client goes away while it waits.
+    /// Connects to where the request says.
     fn dial(&self, request: Request) -> impl Future<Output = Result<Self::Connection, DialError>> + Send;
+
+    /// The address of a name (Tor's RESOLVE). The port says nothing.
+    fn resolve(&self, _request: Request) -> impl Future<Output = Result<IpAddr, DialError>> + Send {
+        ready(Err(DialError::CommandNotSupported))
+    }
+
+    /// The name of an address (Tor's RESOLVE_PTR). The port says nothing.
+    fn reverse(&self, _request: Request) -> impl Future<Output = Result<String, DialError>> + Send {
+        ready(Err(DialError::CommandNotSupported))
+    }
+
+    /// Opens the way for datagrams of one client (UDP ASSOCIATE).
+    fn associate(&self, _group: Isolation) -> impl Future<Output = Result<Datagrams, DialError>> + Send {
+        ready(Err(DialError::CommandNotSupported))
+    }
+
+    /// Waits at the far side for one connection of whom the request names (BIND).
+    fn listen(
+        &self,
+        _request: Request,
+    ) -> impl Future<Output = Result<Listening<Self::Connection>, DialError>> + Send {
+        ready(Err(DialError::CommandNotSupported))
+    }
 }
 
 /// A byte stream to the far side, with the endings of TCP: `shutdown` ends our direction only, a failing read or write
@@ -30,7 +63,7 @@ impl Connection for TcpStream {
     }
 }
 
-/// One CONNECT of one client.
+/// One wish of one client.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Request {
     /// Where to.
@@ -51,6 +84,9 @@ pub enum Host {
 }
 
 impl Host {
+    /// Stands where a client is told nothing.
+    pub(crate) const NONE: Host = Host::Ip(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
+
     /// Takes what stands in the place of a name. Internationalised names come in their ASCII form, as in DNS.
     pub fn parse(text: &str) -> Option<Host> {
         let bare = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(text);
@@ -77,12 +113,69 @@ pub enum Isolation {
     },
 }
 
+/// A place at the far side that waits for one connection.
+pub struct Listening<C> {
+    /// Where it waits, as the client is told first.
+    pub host: Host,
+    /// And at which port.
+    pub port: u16,
+    /// Ends when somebody has come. Dropping it ends the waiting.
+    pub accepted: Pin<Box<dyn Future<Output = Result<Accepted<C>, DialError>> + Send>>,
+}
+
+/// Somebody has come.
+pub struct Accepted<C> {
+    /// The connection.
+    pub connection: C,
+    /// Who it is, as the client is told then.
+    pub host: Host,
+    /// And from which port.
+    pub port: u16,
+}
+
+/// A datagram with its far end: where it goes, or where it came from.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Datagram {
+    /// The far end.
+    pub host: Host,
+    /// The port there.
+    pub port: u16,
+    /// What it carries.
+    pub data: Vec<u8>,
+}
+
+/// One end of a way for datagrams. Both queues are bounded; what finds its queue full is lost, as datagrams may be.
+/// When one end is dropped, the other ends.
+#[derive(Debug)]
+pub struct Datagrams {
+    /// To the other end.
+    pub outgoing: mpsc::Sender<Datagram>,
+    /// From the other end.
+    pub incoming: mpsc::Receiver<Datagram>,
+}
+
+impl Datagrams {
+    /// Both ends of a way that holds so many datagrams in each direction, at least one.
+    pub fn pair(queue: usize) -> (Datagrams, Datagrams) {
+        let (near, from_near) = mpsc::channel(queue.max(1));
+        let (far, from_far) = mpsc::channel(queue.max(1));
+        let near = Datagrams { outgoing: near, incoming: from_far };
+        (near, Datagrams { outgoing: far, incoming: from_near })
+    }
+}
+
 impl fmt::Debug for Request {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Request")
             .field("host", &self.host)
             .field("isolation", &self.isolation)
             .finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for Datagram {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Datagram").finish_non_exhaustive()
     }
 }
 
@@ -101,46 +194,6 @@ impl fmt::Debug for Isolation {
             Isolation::Default => "Default",
             Isolation::Credentials { .. } => "Credentials(hidden)",
         })
-    }
-}
-
-/// Why there is no connection. The client learns the reply code that stands behind each.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum DialError {
-    /// Code 1.
-    #[error("the connection failed")]
-    Failed,
-    /// Code 2.
-    #[error("the rules do not allow this destination")]
-    NotAllowed,
-    /// Code 3.
-    #[error("the network is unreachable")]
-    NetworkUnreachable,
-    /// Code 4.
-    #[error("the host is unreachable")]
-    HostUnreachable,
-    /// Code 5.
-    #[error("the destination refused")]
-    Refused,
-    /// Code 6, whose name is "TTL expired"; clients show it as a time-out.
-    #[error("the destination did not answer in time")]
-    TimedOut,
-    /// Code 8.
-    #[error("this kind of address is not supported")]
-    AddressNotSupported,
-}
-
-impl From<io::Error> for DialError {
-    fn from(error: io::Error) -> DialError {
-        match error.kind() {
-            io::ErrorKind::PermissionDenied => DialError::NotAllowed,
-            io::ErrorKind::NetworkUnreachable | io::ErrorKind::NetworkDown => DialError::NetworkUnreachable,
-            io::ErrorKind::HostUnreachable | io::ErrorKind::NotFound => DialError::HostUnreachable,
-            io::ErrorKind::ConnectionRefused => DialError::Refused,
-            io::ErrorKind::TimedOut => DialError::TimedOut,
-            io::ErrorKind::AddrNotAvailable | io::ErrorKind::Unsupported => DialError::AddressNotSupported,
-            _ => DialError::Failed,
-        }
     }
 }
 

@@ -1,28 +1,80 @@
-//! From the first byte of a client to its request (RFC 1928).
+//! From the first byte of a client to its wish, whatever protocol it speaks.
 
 use std::io;
 
-use fast_socks5::server::{Socks5ServerProtocol, SocksServerError, states};
-use fast_socks5::util::target_addr::TargetAddr;
-use fast_socks5::{ReplyError, Socks5Command};
-use tokio::{io::AsyncWriteExt, net::TcpStream};
+use tokio::{
+    io::{AsyncBufReadExt, AsyncWriteExt, BufReader},
+    net::TcpStream,
+};
 
-use crate::{Host, Request, credentials::METHODS, shared::Shared};
+use crate::{Config, DialError, Host, Request, http, socks4, socks5};
 
-/// A client whose request was read and waits for its reply.
-pub(crate) type Waiting<'a> = Socks5ServerProtocol<Shared<'a>, states::CommandRead>;
+/// A client's socket. What it sent after its request stays in the buffer and belongs to the connection.
+pub(crate) type Stream = BufReader<TcpStream>;
+
+/// What a client asked for.
+pub(crate) struct Asked {
+    pub(crate) command: Command,
+    pub(crate) request: Request,
+    pub(crate) speaks: Speaks,
+}
+
+/// What is to be done with a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Command {
+    Connect,
+    Listen,
+    Associate,
+    Resolve,
+    Reverse,
+}
+
+/// How a client wants to be answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Speaks {
+    Socks5 { extended_errors: bool },
+    Socks4,
+    Http,
+}
+
+impl Speaks {
+    /// Says yes. The place is the answer to some commands.
+    pub(crate) async fn accept(self, stream: &mut Stream, host: &Host, port: u16) -> io::Result<()> {
+        match self {
+            Speaks::Socks5 { .. } => stream.write_all(&socks5::reply(socks5::SUCCEEDED, host, port)).await,
+            Speaks::Socks4 => stream.write_all(&socks4::reply(socks4::GRANTED, host, port)).await,
+            Speaks::Http => stream.write_all(http::CONNECTED).await,
+        }
+    }
+
+    /// Says no, and why.
+    pub(crate) async fn refuse(self, stream: &mut Stream, error: DialError) -> io::Result<()> {
+        match self {
+            Speaks::Socks5 { extended_errors } => {
+                let code = socks5::code(error, extended_errors);
+                stream.write_all(&socks5::reply(code, &Host::NONE, 0)).await
+            }
+            Speaks::Socks4 => stream.write_all(&socks4::reply(socks4::REJECTED, &Host::NONE, 0)).await,
+            Speaks::Http => stream.write_all(&http::refusal(error)).await,
+        }
+    }
+}
 
 /// Why a client was sent away before anything was dialled. It has its answer already, where the protocol has one.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Refused {
-    #[error("it speaks HTTP, not SOCKS5")]
-    Http,
-    #[error("it does not speak SOCKS5")]
-    NotSocks,
-    #[error("it asked for something else than CONNECT")]
-    NotConnect,
+    #[error("it speaks no protocol of this port")]
+    UnknownProtocol,
+    #[error("its request is malformed")]
+    Malformed,
+    #[error("it knows no way of authentication that this port accepts, or not the password")]
+    NotAuthenticated,
+    #[error("its command is unknown")]
+    UnknownCommand,
     #[error("its destination is no name and no address")]
     BadDestination,
+    #[error("it asked for a page, and got one")]
+    Page,
     #[error("it broke off its handshake")]
     BrokenOff,
 }
@@ -33,54 +85,14 @@ impl From<io::Error> for Refused {
     }
 }
 
-impl From<SocksServerError> for Refused {
-    // The text of the foreign error is dropped with it: it may quote what the client sent.
-    fn from(error: SocksServerError) -> Refused {
-        match error {
-            SocksServerError::UnsupportedSocksVersion(_) | SocksServerError::AuthMethodUnacceptable(_) => {
-                Refused::NotSocks
-            }
-            SocksServerError::UnknownCommand(_) => Refused::NotConnect,
-            SocksServerError::AddrError(_) => Refused::BadDestination,
-            _ => Refused::BrokenOff,
-        }
-    }
-}
-
 /// Reads the whole handshake. The caller bounds its time.
-pub(crate) async fn read_request(stream: &TcpStream) -> Result<(Waiting<'_>, Request), Refused> {
-    if speaks_http(stream).await? {
-        Shared(stream).write_all(HTTP_ANSWER).await?;
-        return Err(Refused::Http);
+pub(crate) async fn read_request(stream: &mut Stream, config: &Config) -> Result<Asked, Refused> {
+    match stream.fill_buf().await?.first() {
+        Some(&socks5::VERSION) => socks5::read_request(stream, config).await,
+        Some(&socks4::VERSION) => socks4::read_request(stream, &config.access).await,
+        // Every method of HTTP begins with such a letter, and no version of SOCKS is one.
+        Some(letter) if letter.is_ascii_uppercase() => http::read_request(stream, config).await,
+        Some(_) => Err(Refused::UnknownProtocol),
+        None => Err(Refused::BrokenOff),
     }
-    let method = Socks5ServerProtocol::start(Shared(stream)).negotiate_auth(&METHODS).await?;
-    let (protocol, isolation) = method.finish().await?;
-    let (protocol, command, target) = protocol.read_command().await?;
-    if command != Socks5Command::TCPConnect {
-        protocol.reply_error(&ReplyError::CommandNotSupported).await?;
-        return Err(Refused::NotConnect);
-    }
-    let (host, port) = match target {
-        TargetAddr::Ip(address) => (Some(Host::Ip(address.ip())), address.port()),
-        TargetAddr::Domain(name, port) => (Host::parse(&name), port),
-    };
-    match host {
-        Some(host) => Ok((protocol, Request { host, port, isolation })),
-        None => {
-            protocol.reply_error(&ReplyError::GeneralFailure).await?;
-            Err(Refused::BadDestination)
-        }
-    }
-}
-
-const HTTP_ANSWER: &[u8] =
-    b"HTTP/1.1 501 Not Implemented\r\nContent-Type: text/plain\r\nConnection: close\r\n\r\n\
-This port speaks SOCKS5, not HTTP. Set it as the SOCKS host, version 5, and let the proxy resolve names\n\
-(curl: --socks5-hostname).\n";
-
-/// The commonest mistake deserves an answer: a browser whose HTTP proxy was set to this port. No SOCKS version is a letter.
-async fn speaks_http(stream: &TcpStream) -> io::Result<bool> {
-    let mut first = [0];
-    stream.peek(&mut first).await?;
-    Ok(first.iter().all(u8::is_ascii_uppercase))
 }

@@ -1,74 +1,42 @@
 //! Accepting clients, within limits.
 
-use std::{collections::VecDeque, convert::Infallible, io, sync::Arc, time::Duration};
+use std::{collections::VecDeque, convert::Infallible, io, net::SocketAddr, sync::Arc, time::Duration};
 
 use tokio::{
     net::{TcpListener, TcpStream},
-    sync::{Semaphore, oneshot},
+    sync::oneshot,
     task::JoinSet,
     time::sleep,
 };
 use tracing::warn;
 
-use crate::{Dial, client::serve_client};
+use crate::{
+    Access, Config, Dial,
+    client::{House, serve_client},
+    places::Places,
+};
 
-/// How many clients a proxy serves and how long it waits for them.
-#[derive(Clone, Debug)]
-pub struct Limits {
-    /// Clients that are connected or being connected. One more is refused with code 1.
-    pub clients: usize,
-    /// Clients that have not finished their handshake. One more takes the place of the oldest.
-    pub handshakes: usize,
-    /// The time for a handshake.
-    pub handshake: Duration,
-    /// The time for dialling, if the dialler itself does not give up. Then the client gets code 6.
-    pub dial: Duration,
-}
-
-impl Default for Limits {
-    fn default() -> Limits {
-        Limits {
-            clients: 4096,
-            handshakes: 512,
-            handshake: Duration::from_secs(10),
-            dial: Duration::from_secs(120),
-        }
-    }
-}
-
-/// A SOCKS5 server.
+/// A proxy for SOCKS5, SOCKS4, SOCKS4a and HTTP CONNECT, all on one port.
 #[derive(Clone, Debug, Default)]
 pub struct Proxy {
-    limits: Limits,
-    remote_allowed: bool,
+    config: Config,
 }
 
 impl Proxy {
-    /// A proxy for programs of this machine.
-    pub fn new(limits: Limits) -> Proxy {
-        Proxy { limits, remote_allowed: false }
-    }
-
-    /// Serves other machines, too. The protocol is not encrypted and everybody who reaches the port is served.
-    pub fn allow_remote(mut self) -> Proxy {
-        self.remote_allowed = true;
-        self
+    /// A proxy that behaves so.
+    pub fn new(config: Config) -> Proxy {
+        Proxy { config }
     }
 
     /// Serves the clients of a listener until the future is dropped; then all of them end.
     ///
-    /// Fails at once if the listener is not on a loopback address, unless [`Proxy::allow_remote`] was called.
+    /// Fails at once if other machines can reach the listener and [`Access::Remote`] was not chosen.
     pub async fn serve<D: Dial>(&self, listener: TcpListener, dialler: Arc<D>) -> io::Result<Infallible> {
-        let address = listener.local_addr()?;
-        if !address.ip().is_loopback() && !self.remote_allowed {
-            let why = format!(
-                "{address} can be reached from other machines; a SOCKS port belongs on 127.0.0.1 or [::1]"
-            );
-            return Err(io::Error::new(io::ErrorKind::PermissionDenied, why));
-        }
-        let places = Arc::new(Semaphore::new(self.limits.clients));
-        let limits = Arc::new(self.limits.clone());
-        let mut handshakes = Handshakes { most: self.limits.handshakes.max(1), under_way: VecDeque::new() };
+        check(listener.local_addr()?, &self.config.access)?;
+        let config = self.config.clone();
+        let mut handshakes = Handshakes { most: config.limits.handshakes.max(1), under_way: VecDeque::new() };
+        let places = Places::new(&config.limits);
+        let house = Arc::new(House { dialler, config, places });
         let mut clients = JoinSet::new();
         loop {
             let stream = tokio::select! {
@@ -77,10 +45,20 @@ impl Proxy {
                 Some(_) = clients.join_next() => continue,
             };
             let evicted = handshakes.enter();
-            let (dialler, limits, places) = (dialler.clone(), limits.clone(), places.clone());
-            clients.spawn(async move { serve_client(stream, &*dialler, &limits, &places, evicted).await });
+            let house = house.clone();
+            clients.spawn(async move { serve_client(stream, &house, evicted).await });
         }
     }
+}
+
+fn check(address: SocketAddr, access: &Access) -> io::Result<()> {
+    if address.ip().to_canonical().is_loopback() || matches!(access, Access::Remote(_)) {
+        return Ok(());
+    }
+    let why = format!(
+        "{address} can be reached from other machines; a proxy port belongs on 127.0.0.1 or [::1], or needs a password"
+    );
+    Err(io::Error::new(io::ErrorKind::PermissionDenied, why))
 }
 
 /// Accepts the next client, whatever happens to the ones before it.

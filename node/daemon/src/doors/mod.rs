@@ -3,6 +3,7 @@
 //! SOCKS5 for any program, the local socket for the command line. A door knows the node only as a [`NodeHandle`].
 
 pub mod local_socket;
+mod names;
 mod running;
 pub mod socks;
 mod status;
@@ -18,11 +19,12 @@ use std::{
 use anyhow::anyhow;
 use futures_util::future::join_all;
 use phantom_protocol::identity::ApPublic;
-use phantom_proxy::{Connection, Limits, Proxy};
+use phantom_proxy::{Config, Connection, Elsewhere, Pac, Proxy};
 use serde::{Deserialize, Serialize};
 use tokio::net::TcpListener;
 
 pub use local_socket::{BindError, LocalClient, LocalSocket};
+pub use names::Names;
 pub use running::RunningNode;
 pub use socks::SocksDoor;
 pub use status::{Link, Paths, ReadyPath, Service, Status};
@@ -97,18 +99,27 @@ impl Doors {
     /// Serves everything until the future is dropped.
     pub async fn serve<N: NodeHandle>(self, node: Arc<N>) {
         let sockets = join_all(self.sockets.into_iter().map(|socket| socket.serve(node.clone())));
-        let proxy = Proxy::new(Limits::default());
+        let names = Arc::new(Names::default());
+        let proxy = proxy();
         let socks = async {
             match self.socks {
                 None => pending().await,
                 Some(listener) => {
-                    let Err(error) = proxy.serve(listener, Arc::new(SocksDoor::new(node.clone()))).await;
+                    let Err(error) =
+                        proxy.serve(listener, Arc::new(SocksDoor::new(node.clone(), names))).await;
                     tracing::error!("the SOCKS port is closed: {error}");
                 }
             }
         };
         tokio::join!(sockets, socks);
     }
+}
+
+/// A page in `.ap` may refer to places outside. A browser that is configured by this port asks the port for them, too, and
+/// is refused, where it would otherwise show its own address.
+fn proxy() -> Proxy {
+    let pac = Pac::new("ap", Elsewhere::Here).map(|pac| pac.with_addresses(0xfc));
+    Proxy::new(Config { pac, ..Config::default() })
 }
 
 /// Opens a SOCKS port. It comes before anything costly, so that the user learns at once that it is taken.

@@ -1,30 +1,34 @@
-//! SOCKS requests become connections to peers (PROTOCOL §8).
+//! Requests of the proxy port become connections to peers (PROTOCOL §8).
 //!
-//! Only full `.ap` names lead anywhere. Whatever else a program asks for is refused here with code 2 and resolved by
-//! nobody, so that nothing of it leaves the machine. The log says why, and never which name.
+//! Only full `.ap` names lead anywhere, and the AP addresses of names that were asked for here before. Whatever else a
+//! program asks for is refused as "not allowed" and resolved by nobody, so that nothing of it leaves the machine. The log
+//! says why, and never which name.
 
 use std::{io, net::IpAddr, sync::Arc};
 
 use data_encoding::HEXLOWER;
 use phantom_protocol::address::{ApName, BadName};
-use phantom_protocol::identity::ApPublic;
-use phantom_proxy::{Dial, DialError, Host, Isolation, Request};
+use phantom_proxy::{Dial, DialError, Host, Isolation, Request, ServiceError};
 use sha2::{Digest, Sha256};
 use tracing::{info, warn};
 
-use super::NodeHandle;
+use super::{Names, NodeHandle};
+use crate::session::{OpenError, Refusal};
 
 /// The group of programs that gave no credentials.
 pub const DEFAULT_GROUP: &str = "default";
 
 /// The dialler behind a node's SOCKS port.
 #[derive(Debug)]
-pub struct SocksDoor<N>(Arc<N>);
+pub struct SocksDoor<N> {
+    node: Arc<N>,
+    names: Arc<Names>,
+}
 
 impl<N: NodeHandle> SocksDoor<N> {
     /// A dialler into the network of this node.
-    pub fn new(node: Arc<N>) -> SocksDoor<N> {
-        SocksDoor(node)
+    pub fn new(node: Arc<N>, names: Arc<Names>) -> SocksDoor<N> {
+        SocksDoor { node, names }
     }
 }
 
@@ -32,34 +36,46 @@ impl<N: NodeHandle> Dial for SocksDoor<N> {
     type Connection = N::Stream;
 
     async fn dial(&self, request: Request) -> Result<N::Stream, DialError> {
-        let peer = peer(&request.host)?;
-        let connected = self.0.connect(&group(&request.isolation), peer, request.port).await;
+        let name = party(&request.host, &self.names)?;
+        let group = group(&request.isolation);
+        let connected = self.node.connect(&group, *name.public(), request.port).await;
         connected.map_err(|error| {
             info!("a SOCKS client was not connected: {error}");
             reason(&error)
         })
     }
+
+    async fn resolve(&self, request: Request) -> Result<IpAddr, DialError> {
+        let name = party(&request.host, &self.names)?;
+        Ok(self.names.remember(name).into())
+    }
+
+    async fn reverse(&self, request: Request) -> Result<String, DialError> {
+        Ok(party(&request.host, &self.names)?.to_string())
+    }
 }
 
-/// The key that a destination names.
-fn peer(host: &Host) -> Result<ApPublic, DialError> {
+/// Whom a destination names.
+fn party(host: &Host, names: &Names) -> Result<ApName, DialError> {
     match host {
         Host::Name(name) => match name.parse::<ApName>() {
-            Ok(name) => Ok(*name.public()),
+            Ok(name) => Ok(name),
             Err(BadName::NotAp(_)) => {
                 warn!("a SOCKS client asked for a name outside .ap: refused, this node leads nowhere else");
                 Err(DialError::NotAllowed)
             }
             Err(_) => {
                 warn!("a SOCKS client asked for a name in .ap that is mistyped or cut off");
-                Err(DialError::HostUnreachable)
+                Err(ServiceError::BadName.into())
             }
         },
         Host::Ip(IpAddr::V6(address)) if is_ap_address(&address.octets()) => {
-            warn!(
-                "a SOCKS client asked for an AP address: use its full .ap name, an address cannot be looked up yet"
-            );
-            Err(DialError::HostUnreachable)
+            names.find((*address).into()).ok_or_else(|| {
+                warn!(
+                    "a SOCKS client asked for an AP address whose name nobody asked for here: use the full .ap name"
+                );
+                ServiceError::NotFound.into()
+            })
         }
         Host::Ip(_) => {
             warn!(
@@ -92,32 +108,59 @@ fn group(isolation: &Isolation) -> String {
 
 /// A connection that ended while it was opened, or a busy host, is a failure like any other.
 fn reason(error: &io::Error) -> DialError {
-    match error.kind() {
-        io::ErrorKind::AddrNotAvailable | io::ErrorKind::Unsupported => DialError::Failed,
-        _ => DialError::from(io::Error::from(error.kind())),
+    let refusal = error.get_ref().and_then(|inner| inner.downcast_ref());
+    match (refusal, error.kind()) {
+        (Some(Refusal::NoTunnel(OpenError::NotFound)), _) => ServiceError::NotFound.into(),
+        (Some(Refusal::NoTunnel(OpenError::Unreachable)), _) => ServiceError::IntroductionFailed.into(),
+        (_, io::ErrorKind::AddrNotAvailable | io::ErrorKind::Unsupported) => DialError::Failed,
+        (_, kind) => DialError::from(io::Error::from(kind)),
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use phantom_protocol::identity::ApSecret;
+
     use super::*;
 
     fn pair(user: &[u8], password: &[u8]) -> Isolation {
         Isolation::Credentials { user: user.to_vec(), password: password.to_vec() }
     }
 
+    fn asked_for(host: &str, names: &Names) -> Result<ApName, DialError> {
+        party(&Host::parse(host).unwrap(), names)
+    }
+
     #[test]
     fn what_is_not_ap_is_not_allowed() {
         for host in ["example.com", "localhost", "example.ap.com", "127.0.0.1", "::1", "fd00::1", "8.8.8.8"] {
-            assert_eq!(peer(&Host::parse(host).unwrap()).err(), Some(DialError::NotAllowed), "{host}");
+            assert_eq!(asked_for(host, &Names::default()), Err(DialError::NotAllowed), "{host}");
         }
     }
 
     #[test]
-    fn a_mistyped_ap_name_is_an_unreachable_host() {
-        for host in ["short.ap", ".ap", "ap", "fc00::1"] {
-            assert_eq!(peer(&Host::parse(host).unwrap()).err(), Some(DialError::HostUnreachable), "{host}");
+    fn a_mistyped_ap_name_and_an_unknown_address_lead_to_no_service() {
+        for host in ["short.ap", ".ap", "ap"] {
+            assert_eq!(asked_for(host, &Names::default()), Err(ServiceError::BadName.into()), "{host}");
         }
+        assert_eq!(asked_for("fc00::1", &Names::default()), Err(ServiceError::NotFound.into()));
+    }
+
+    #[test]
+    fn an_address_leads_where_its_name_does_once_that_was_asked_for() {
+        let (names, name) = (Names::default(), ApName::of(&ApSecret::from_bytes(&[7; 32]).public()));
+        assert_eq!(asked_for(&format!("www.{name}"), &names), Ok(name));
+        let address = names.remember(name).to_string();
+        assert_eq!(asked_for(&address, &names), Ok(name));
+    }
+
+    #[test]
+    fn what_is_known_about_a_service_is_told() {
+        let told = |refusal: Refusal| reason(&refusal.into());
+        assert_eq!(told(OpenError::NotFound.into()), ServiceError::NotFound.into());
+        assert_eq!(told(OpenError::Unreachable.into()), ServiceError::IntroductionFailed.into());
+        assert_eq!(told(Refusal::Refused), DialError::Refused);
+        assert_eq!(told(Refusal::ProtocolUnknown), DialError::Failed);
     }
 
     #[test]

@@ -1,13 +1,13 @@
-//! Half-close, reset, time-outs and limits, seen from both sides.
+//! Half-close and reset, seen from both sides.
 
 use std::{io::ErrorKind, time::Duration};
 
-use crate::world::{World, connect_to, expect, reply, reset, rest};
+use crate::world::{NO_AUTH, World, connect_to, expect, reset, rest};
 use phantom_proxy::Limits;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
-    time::{sleep, timeout},
+    time::timeout,
 };
 
 #[tokio::test]
@@ -86,64 +86,10 @@ async fn bulk_goes_both_ways_at_once_and_arrives_whole() {
 #[tokio::test]
 async fn a_client_that_goes_away_ends_its_dialling() {
     let mut world = World::new(Limits::default()).await;
-    let mut client = world.client().await;
-    client.write_all(&[5, 1, 0]).await.unwrap();
-    client.write_all(&connect_to("slow", 80)).await.unwrap();
+    let client = world.client_saying(&[&NO_AUTH, &connect_to("slow", 80)]).await;
     world.requests.recv().await.unwrap();
     drop(client);
     timeout(Duration::from_secs(5), world.dropped.recv()).await.unwrap().unwrap();
-}
-
-#[tokio::test]
-async fn dialling_that_takes_too_long_is_code_6() {
-    let world = World::new(Limits { dial: Duration::from_millis(50), ..Limits::default() }).await;
-    let mut client = world.client().await;
-    client.write_all(&[5, 1, 0]).await.unwrap();
-    client.write_all(&connect_to("slow", 80)).await.unwrap();
-    expect(&mut client, &[5, 0]).await;
-    expect(&mut client, &reply(6)).await;
-}
-
-#[tokio::test]
-async fn a_handshake_that_takes_too_long_is_dropped() {
-    let world = World::new(Limits { handshake: Duration::from_millis(50), ..Limits::default() }).await;
-    let mut client = world.client().await;
-    client.write_all(&[5, 1]).await.unwrap();
-    assert!(timeout(Duration::from_secs(5), client.read(&mut [0])).await.is_ok());
-}
-
-#[tokio::test]
-async fn thousands_that_never_finish_their_handshake_do_not_keep_others_out() {
-    let mut world = World::new(Limits { handshakes: 64, ..Limits::default() }).await;
-    let mut idle = Vec::new();
-    for _ in 0..400 {
-        let mut client = world.client().await;
-        client.write_all(&[5]).await.unwrap();
-        idle.push(client);
-    }
-    for _ in 0..5 {
-        timeout(Duration::from_secs(5), world.connected()).await.expect("an honest client is served");
-    }
-    sleep(Duration::from_millis(200)).await;
-    let mut open = 0;
-    for client in &mut idle {
-        open += usize::from(timeout(Duration::from_millis(1), client.read(&mut [0])).await.is_err());
-    }
-    assert!(open <= 64, "{open} unfinished handshakes are kept");
-}
-
-#[tokio::test]
-async fn one_client_too_many_is_refused_and_comes_in_when_another_has_gone() {
-    let mut world = World::new(Limits { clients: 1, ..Limits::default() }).await;
-    let (first, far) = world.connected().await;
-    let mut second = world.client().await;
-    second.write_all(&[5, 1, 0]).await.unwrap();
-    second.write_all(&connect_to("far.example", 80)).await.unwrap();
-    expect(&mut second, &[5, 0]).await;
-    expect(&mut second, &reply(1)).await;
-    drop((first, far));
-    sleep(Duration::from_millis(200)).await;
-    world.connected().await;
 }
 
 #[tokio::test]

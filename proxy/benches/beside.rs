@@ -1,0 +1,237 @@
+//! The proxy beside others, each a process of its own: bulk, processor time, connections. `cargo bench -p phantom-proxy`.
+//!
+//! Beside it run a plain TCP forwarder, which understands no protocol, and microsocks and dante if they are installed. All
+//! processes end with the run.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use std::{
+    fs,
+    io::{Read, Write},
+    net::{SocketAddr, TcpListener, TcpStream},
+    os::unix::process::CommandExt,
+    path::PathBuf,
+    process::{Child, Command, Stdio},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use phantom_proxy::{Dial, DialError, Host, Proxy, Request};
+
+const BULK: u64 = 4 << 30;
+const BLOCK: usize = 256 * 1024;
+const CONNECTING: Duration = Duration::from_secs(5);
+const CONNECTORS: usize = 8;
+/// Clock ticks of `/proc/*/stat` in a second.
+const TICKS: f64 = 100.0;
+
+fn main() {
+    let arguments: Vec<String> = std::env::args().collect();
+    match arguments.get(1).map(String::as_str) {
+        Some("proxy") => serve(arguments[2].parse().unwrap(), None),
+        Some("forward") => serve(arguments[2].parse().unwrap(), Some(arguments[3].parse().unwrap())),
+        _ => compare(),
+    }
+}
+
+fn compare() {
+    let far = far_side();
+    println!("{:<12} {:>9} {:>12} {:>14}", "", "MB/s", "CPU-s a GB", "connections/s");
+    measure("direct", far, None, false);
+    let contenders: [(&str, bool, Start); 4] = [
+        ("forwarder", false, |here, far| own(&["forward", &here.to_string(), &far.to_string()])),
+        ("proxy", true, |here, _| own(&["proxy", &here.to_string()])),
+        ("microsocks", true, |here, _| {
+            let mut command = Command::new("microsocks");
+            command.args(["-q", "-i", "127.0.0.1", "-p", &here.port().to_string()]);
+            command
+        }),
+        ("dante", true, |here, _| {
+            let mut command = Command::new("danted");
+            command.arg("-f").arg(dante(here));
+            command
+        }),
+    ];
+    for (name, speaks_socks, start) in contenders {
+        let here = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        match Contender::start(start(here, far), here) {
+            Some(contender) => measure(name, here, Some((&contender, far)), speaks_socks),
+            None => println!("{name:<12} is not installed"),
+        }
+    }
+}
+
+type Start = fn(SocketAddr, SocketAddr) -> Command;
+
+/// This program again, in another role.
+fn own(arguments: &[&str]) -> Command {
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command.args(arguments);
+    command
+}
+
+fn dante(here: SocketAddr) -> PathBuf {
+    let place = std::env::temp_dir().join(format!("beside-{}.conf", std::process::id()));
+    let rule = "pass { from: 0.0.0.0/0 to: 0.0.0.0/0 }";
+    let port = here.port();
+    let text = format!(
+        "internal: 127.0.0.1 port = {port}\nexternal: 127.0.0.1\nclientmethod: none\nsocksmethod: none\n\
+         user.privileged: root\nuser.unprivileged: root\nclient {rule}\nsocks {rule}\n"
+    );
+    fs::write(&place, text).unwrap();
+    place
+}
+
+/// A process, with those that it starts.
+struct Contender(Child);
+
+impl Contender {
+    /// Nothing if there is no such program.
+    fn start(mut command: Command, here: SocketAddr) -> Option<Contender> {
+        let child = command.process_group(0).stdout(Stdio::null()).stderr(Stdio::null()).spawn().ok()?;
+        let contender = Contender(child);
+        let until = Instant::now() + Duration::from_secs(10);
+        while TcpStream::connect(here).is_err() {
+            assert!(Instant::now() < until, "it does not listen");
+            thread::sleep(Duration::from_millis(20));
+        }
+        Some(contender)
+    }
+
+    /// Processor time of the whole group, in seconds.
+    fn processor(&self) -> f64 {
+        let group = self.0.id().to_string();
+        let mut ticks = 0;
+        for entry in fs::read_dir("/proc").unwrap().flatten() {
+            let Ok(stat) = fs::read_to_string(entry.path().join("stat")) else { continue };
+            let fields: Vec<&str> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
+            if fields[2] == group {
+                ticks += fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap();
+            }
+        }
+        ticks as f64 / TICKS
+    }
+}
+
+impl Drop for Contender {
+    fn drop(&mut self) {
+        let _ = Command::new("kill").args(["-KILL", "--", &format!("-{}", self.0.id())]).status();
+        let _ = self.0.wait();
+    }
+}
+
+fn measure(name: &str, here: SocketAddr, contender: Option<(&Contender, SocketAddr)>, speaks_socks: bool) {
+    let far = contender.map_or(here, |(_, far)| far);
+    let target = speaks_socks.then_some(far);
+    let processor = || contender.map_or(0.0, |(contender, _)| contender.processor());
+    let (before, begun) = (processor(), Instant::now());
+    fetch(here, target, BULK);
+    let (seconds, cost) = (begun.elapsed().as_secs_f64(), processor() - before);
+    let speed = BULK as f64 / seconds / 1e6;
+    println!(
+        "{name:<12} {speed:>9.0} {:>12.2} {:>14.0}",
+        cost / (BULK as f64 / 1e9),
+        connections_per_second(here, target)
+    );
+}
+
+fn connections_per_second(here: SocketAddr, target: Option<SocketAddr>) -> f64 {
+    let (done, stop) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicBool::new(false)));
+    let connectors: Vec<_> = (0..CONNECTORS)
+        .map(|_| {
+            let (done, stop) = (done.clone(), stop.clone());
+            thread::spawn(move || {
+                while !stop.load(Ordering::Relaxed) {
+                    fetch(here, target, 1);
+                    done.fetch_add(1, Ordering::Relaxed);
+                }
+            })
+        })
+        .collect();
+    thread::sleep(CONNECTING);
+    stop.store(true, Ordering::Relaxed);
+    let done = done.load(Ordering::Relaxed);
+    connectors.into_iter().for_each(|connector| connector.join().unwrap());
+    done as f64 / CONNECTING.as_secs_f64()
+}
+
+/// Fetches so many bytes, through SOCKS5 if there is a target.
+fn fetch(here: SocketAddr, target: Option<SocketAddr>, bytes: u64) {
+    let mut stream = TcpStream::connect(here).unwrap();
+    stream.set_nodelay(true).unwrap();
+    if let Some(target) = target {
+        let [high, low] = target.port().to_be_bytes();
+        stream.write_all(&[5, 1, 0]).unwrap();
+        stream.read_exact(&mut [0; 2]).unwrap();
+        stream.write_all(&[5, 1, 0, 1, 127, 0, 0, 1, high, low]).unwrap();
+        let mut reply = [0; 10];
+        stream.read_exact(&mut reply).unwrap();
+        assert_eq!(reply[1], 0);
+    }
+    stream.write_all(&bytes.to_be_bytes()).unwrap();
+    let mut block = vec![0; BLOCK.min(bytes as usize)];
+    let mut got = 0;
+    while got < bytes {
+        let read = stream.read(&mut block).unwrap();
+        assert!(read > 0, "it broke off");
+        got += read as u64;
+    }
+}
+
+/// Sends as many bytes as it is asked for.
+fn far_side() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let here = listener.local_addr().unwrap();
+    let answer = |mut stream: TcpStream| {
+        let mut wanted = [0; 8];
+        // Whoever only looks whether somebody listens asks for nothing.
+        if stream.read_exact(&mut wanted).is_err() {
+            return;
+        }
+        let mut left = u64::from_be_bytes(wanted);
+        let block = vec![7; BLOCK.min(left as usize)];
+        while left > 0 {
+            let Ok(sent) = stream.write(&block[..block.len().min(left as usize)]) else { return };
+            left -= sent as u64;
+        }
+    };
+    thread::spawn(move || {
+        for stream in listener.incoming() {
+            let stream = stream.unwrap();
+            thread::spawn(move || answer(stream));
+        }
+    });
+    here
+}
+
+struct PlainTcp;
+
+impl Dial for PlainTcp {
+    type Connection = tokio::net::TcpStream;
+
+    async fn dial(&self, request: Request) -> Result<Self::Connection, DialError> {
+        let Host::Ip(address) = request.host else { return Err(DialError::NotAllowed) };
+        Ok(tokio::net::TcpStream::connect((address, request.port)).await?)
+    }
+}
+
+#[tokio::main]
+async fn serve(here: SocketAddr, forward_to: Option<SocketAddr>) {
+    let listener = tokio::net::TcpListener::bind(here).await.unwrap();
+    let Some(far) = forward_to else {
+        let Err(error) = Proxy::default().serve(listener, Arc::new(PlainTcp)).await;
+        panic!("{error}");
+    };
+    loop {
+        let (mut client, _) = listener.accept().await.unwrap();
+        tokio::spawn(async move {
+            let mut far = tokio::net::TcpStream::connect(far).await.unwrap();
+            client.set_nodelay(true).unwrap();
+            let _ = tokio::io::copy_bidirectional(&mut client, &mut far).await;
+        });
+    }
+}

@@ -1,0 +1,91 @@
+//! Ten thousand clients that begin and never go on, in a process of their own, whose memory is measured.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use std::{
+    io::{Read, Write},
+    net::{SocketAddr, TcpListener, TcpStream},
+    sync::Arc,
+    thread,
+    time::Duration,
+};
+
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use phantom_proxy::{Config, Dial, DialError, Limits, Proxy, Request};
+
+struct ToFar(SocketAddr);
+
+impl Dial for ToFar {
+    type Connection = tokio::net::TcpStream;
+
+    async fn dial(&self, _: Request) -> Result<Self::Connection, DialError> {
+        Ok(tokio::net::TcpStream::connect(self.0).await?)
+    }
+}
+
+/// Bytes of this process in memory.
+fn resident() -> usize {
+    let statm = std::fs::read_to_string("/proc/self/statm").unwrap();
+    statm.split_whitespace().nth(1).unwrap().parse::<usize>().unwrap() * 4096
+}
+
+fn proxy(limits: Limits, far: SocketAddr) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.set_nonblocking(true).unwrap();
+    let here = listener.local_addr().unwrap();
+    thread::spawn(move || {
+        tokio::runtime::Runtime::new().unwrap().block_on(async {
+            let listener = tokio::net::TcpListener::from_std(listener).unwrap();
+            let proxy = Proxy::new(Config { limits, ..Config::default() });
+            proxy.serve(listener, Arc::new(ToFar(far))).await.unwrap();
+        });
+    });
+    here
+}
+
+fn half_open(proxy: SocketAddr, number: usize) -> TcpStream {
+    let begun = [
+        &b"\x05"[..],
+        b"\x05\x01\x00\x05\x01\x00\x03\xff",
+        b"\x04\x01\x00\x50",
+        b"CONNECT a:80 HTTP/1.1\r\n",
+    ];
+    let mut client = TcpStream::connect(proxy).unwrap();
+    client.write_all(begun[number % begun.len()]).unwrap();
+    client
+}
+
+/// An honest client says something to the far side.
+fn honest(proxy: SocketAddr, far: &TcpListener) {
+    let mut client = TcpStream::connect(proxy).unwrap();
+    client.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    client.write_all(b"\x05\x01\x00\x05\x01\x00\x01\x7f\x00\x00\x01\x00\x50hello").unwrap();
+    let mut answer = [0; 12];
+    client.read_exact(&mut answer).unwrap();
+    assert_eq!(answer[..4], [5, 0, 5, 0]);
+    let (mut at_far, _) = far.accept().unwrap();
+    let mut heard = [0; 5];
+    at_far.read_exact(&mut heard).unwrap();
+    assert_eq!(&heard, b"hello");
+}
+
+#[test]
+#[ignore = "long, and needs 20,000 file descriptors"]
+fn ten_thousand_half_open_clients_take_little_memory_and_keep_nobody_out() {
+    let (_, most) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+    setrlimit(Resource::RLIMIT_NOFILE, most, most).unwrap();
+    let far = TcpListener::bind("127.0.0.1:0").unwrap();
+    // Once with the limits as they are, where nearly all are dropped; once where nearly all are kept.
+    let patient = Limits { handshakes: 9_000, handshake: Duration::from_secs(600), ..Limits::default() };
+    for (limits, clients) in [(Limits::default(), 10_000), (patient, 9_500)] {
+        let proxy = proxy(limits, far.local_addr().unwrap());
+        honest(proxy, &far);
+        let before = resident();
+        let held: Vec<_> = (0..clients).map(|number| half_open(proxy, number)).collect();
+        honest(proxy, &far);
+        let grown = resident().saturating_sub(before);
+        println!("{clients} half-open clients: {} KiB more", grown / 1024);
+        assert!(grown < 64 << 20, "{grown} bytes more");
+        drop(held);
+    }
+}
