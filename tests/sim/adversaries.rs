@@ -104,8 +104,14 @@ fn dropped_cells_are_only_missing() {
 
 #[test]
 fn repeated_cells_are_not_delivered_twice() {
-    // A repeated opener ends nothing but itself (PROTOCOL 5.2), so who repeats keeps its links and is met again.
-    assert!(traffic_among(Vice::Repeat, 3, 404) > 30);
+    // Who repeats an opener uses its tunnel id again, and loses the link for that (PROTOCOL §3.2).
+    assert!(traffic_among(Vice::Repeat, 3, 404) > 500);
+}
+
+#[test]
+fn paths_in_which_tunnels_keep_dying_are_left() {
+    // An owner who never leaves a path gets 109 of 168 through here.
+    assert!(traffic_among(Vice::RepeatData, 3, 409) > 250);
 }
 
 #[test]

@@ -24,6 +24,8 @@ pub enum Vice {
     FlipSetups,
     Drop,
     Repeat,
+    /// Only numbered cells: openers are passed on once.
+    RepeatData,
     Reorder,
     /// Cells and messages that nobody has asked for.
     Garbage,
@@ -68,6 +70,9 @@ impl Spoiler {
             Vice::DenySetups if is_setup => return vec![],
             Vice::Drop if is_cell && strikes => return vec![],
             Vice::Repeat if is_cell && strikes => return vec![(link, freight.clone()), (link, freight)],
+            Vice::RepeatData if strikes && is_data(&freight) => {
+                return vec![(link, freight.clone()), (link, freight)];
+            }
             Vice::Reorder if is_cell => {
                 return match self.held.take() {
                     Some(held) => vec![(link, freight), held],
@@ -185,4 +190,8 @@ impl Spoiler {
             }
         }
     }
+}
+
+fn is_data(freight: &Freight) -> bool {
+    matches!(freight, Freight::Cell(cell) if cell.command() == Ok(Command::Data))
 }

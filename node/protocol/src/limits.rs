@@ -23,6 +23,18 @@ pub const ARRAYS_PER_SECOND: u32 = 10;
 pub const BUILDS_AT_ONCE: usize = 3;
 /// Failed builds a minute after which building pauses.
 pub const FAILED_BUILDS_PER_MINUTE: usize = 12;
+/// Members of circles that failed, and hops of paths that were left, are avoided this long.
+pub const DOUBT: Duration = Duration::from_secs(600);
+/// Nodes that are avoided at once.
+pub const DOUBTED: usize = 256;
+/// A tunnel that has stood this long has lived; one that is closed before has died early.
+pub const TUNNEL_LIVES: Duration = Duration::from_secs(30);
+/// Early deaths in a row after which a client's path is left.
+pub const EARLY_DEATHS: u32 = 3;
+/// Early deaths in a row after which a service's path is left: those who come in can cause them.
+pub const EARLY_DEATHS_ACCEPTING: u32 = 8;
+/// Paths behind one guard that are left for early deaths within an hour.
+pub const PATHS_LEFT: usize = 3;
 /// The longest pause between builds.
 pub const BUILD_BACKOFF: Duration = Duration::from_secs(300);
 /// Ready paths that are kept ahead of need.

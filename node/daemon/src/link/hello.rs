@@ -26,20 +26,11 @@ impl First {
         First { cell: Cell::new(Command::Dummy, TunnelId::new(0)), length: 0 }
     }
 
-    /// Reads the first cell; `false` if what comes is none, as soon as that is certain. What has been read stays in
-    /// `self`, also when this future is dropped.
+    /// Reads the first cell; `false` if what comes is none. A hello stands whole in the first TLS record (PROTOCOL §2.2),
+    /// so it comes whole or not at all: nobody has to wait for the rest of something else.
     pub(super) async fn read(&mut self, stream: &mut (impl AsyncRead + Unpin)) -> io::Result<bool> {
-        while self.length < CELL {
-            let room = self.cell.0.get_mut(self.length..).unwrap_or_default();
-            match stream.read(room).await? {
-                0 => return Ok(false),
-                length => self.length += length,
-            }
-            if self.cell.0[0] != Command::Hello as u8 {
-                return Ok(false);
-            }
-        }
-        Ok(true)
+        self.length = stream.read(&mut self.cell.0).await?;
+        Ok(self.length == CELL && self.cell.0[0] == Command::Hello as u8)
     }
 
     /// The bytes that came.

@@ -317,6 +317,7 @@ impl Node {
         }
         self.pool.remove(path);
         self.probes.forget(path);
+        self.deaths.forget(path);
         for service in self.services.values_mut() {
             service.remove(path, now.moment);
         }

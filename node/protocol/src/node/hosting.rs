@@ -199,6 +199,7 @@ impl Node {
         // Clients and their clocks may be an epoch behind or ahead (PROTOCOL §6).
         let epoch = epoch_of(now.unix);
         let secrets = [epoch, epoch.saturating_sub(1), epoch + 1].map(|epoch| service.session_secret(epoch));
+        self.deaths.handle_birth(now.moment, tunnel, path, true);
         self.outputs.push_back(Output::Incoming { service: id, tunnel, secrets: secrets.into() });
     }
 

@@ -40,6 +40,7 @@ use crate::{
 mod builds;
 mod dials;
 mod hosting;
+mod leaving;
 mod neighbours;
 mod opens;
 mod pool;
@@ -51,6 +52,7 @@ use builds::Pending;
 pub use builds::{BuildStats, TrialFailure};
 use dials::StrangersDials;
 use hosting::Service;
+use leaving::Deaths;
 use neighbours::Neighbours;
 use opens::WaitingOpen;
 pub use opens::{OpenFailure, OpenRequest, Ticket};
@@ -184,7 +186,9 @@ pub struct Holdings {
     pub circles: usize,
     /// Its own paths.
     pub paths: usize,
-    /// Of them, those that are tried now and then.
+    /// Tunnels and paths whose early deaths are counted.
+    pub deaths: usize,
+    /// Of the paths, those that are tried now and then.
     pub probes: usize,
     /// Requests for tunnels that wait.
     pub opens: usize,
@@ -212,6 +216,7 @@ pub struct Node {
     stats: BuildStats,
     pool: Pool,
     probes: Probes,
+    deaths: Deaths,
     services: BTreeMap<ServiceId, Service>,
     opens: Vec<WaitingOpen>,
     counter: u64,
@@ -238,6 +243,7 @@ impl Node {
             stats: BuildStats::default(),
             pool: Pool::default(),
             probes: Probes::default(),
+            deaths: Deaths::default(),
             services: BTreeMap::new(),
             opens: Vec::new(),
             counter: 0,
@@ -288,6 +294,10 @@ impl Node {
         }
         self.setups.handle_link(now, node, None);
         self.builds.handle_link(now, node, None, &mut self.rng);
+        if self.exchange.view().node(&node).is_some() {
+            // It was dialled where it says that it is, whoever wanted that.
+            self.builds.handle_unreachable(now.moment, node);
+        }
         for waiter in self.neighbours.unreachable(&node) {
             self.answer_waiter(now, waiter, None, out);
         }
@@ -324,10 +334,19 @@ impl Node {
             SwitchEvent::Dial { exit, entry } => self.dial_for_exit(now, exit, entry, out),
             SwitchEvent::Incoming { path, tunnel } => self.handle_visitor(now, path, tunnel, out),
             SwitchEvent::Answered { tunnel, answer } => {
+                match answer {
+                    Answer::Joined => self.deaths.handle_joined(tunnel),
+                    Answer::Unreachable | Answer::Unknown | Answer::Published => {
+                        self.deaths.handle_refused(tunnel);
+                    }
+                }
                 self.outputs.push_back(Output::Answered { tunnel, answer });
             }
             SwitchEvent::Echoed { path } => self.handle_echo(now, path),
-            SwitchEvent::TunnelClosed { tunnel } => self.outputs.push_back(Output::TunnelEnded { tunnel }),
+            SwitchEvent::TunnelClosed { tunnel } => {
+                self.outputs.push_back(Output::TunnelEnded { tunnel });
+                self.note_death(now, tunnel, out);
+            }
             SwitchEvent::OwnedPathEnded { path } => self.forget_path(now, path),
             SwitchEvent::Publish { entry } => self.exchange.handle_published(now, &entry),
             SwitchEvent::Misbehaved { link, what } if what.is_the_peers_own() => {
@@ -352,6 +371,7 @@ impl Node {
             self.switch.handle_timeout(now.moment, out);
             self.end_expired_paths(now, out);
             self.drive_probes(now, out);
+            self.deaths.handle_timeout(now.moment, |tunnel| self.switch.is_open(tunnel));
         }
         self.settle(now, out);
     }
@@ -396,6 +416,7 @@ impl Node {
             setups: self.setups.len(),
             circles: self.circles.len(),
             paths: self.pool.iter().count(),
+            deaths: self.deaths.len(),
             probes: self.probes.len(),
             opens: self.opens.len(),
             awaited: self.neighbours.awaited(),

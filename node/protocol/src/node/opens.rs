@@ -158,6 +158,7 @@ impl Node {
             let token = Token::make(&mut self.rng, &way.route_key, &exit, &way.contact.id);
             let opener = Opener::Join { entry: way.contact, token };
             if let Some(tunnel) = self.switch.open_tunnel(now.moment, path, &opener, out) {
+                self.deaths.handle_birth(now.moment, tunnel, path, false);
                 self.outputs.push_back(Output::Opened {
                     ticket: request.ticket,
                     tunnel,

@@ -70,8 +70,7 @@ impl Node {
             if tries < TRIES {
                 self.probe(now, path, tries + 1, out);
             } else {
-                self.switch.end_owned_path(path, out);
-                self.forget_path(now, path);
+                self.leave_path(now, path, out);
             }
         }
         let due = self.probes.due.iter().filter(|(_, at)| **at <= now.moment);

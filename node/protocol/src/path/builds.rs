@@ -9,6 +9,7 @@ use rand_core::CryptoRng;
 
 use super::{
     builder::{BuildFailure, Builder, BuilderOutput, EstablishedPath, PathUse},
+    doubts::Doubts,
     guards::{GuardNotice, Guards},
     pacer::{Paced, Pacer},
     plan::{Candidate, Plan, PlanError, PlanRequest},
@@ -76,8 +77,7 @@ pub struct Builds {
     pacer: Pacer,
     circles: BTreeMap<BuildId, Circle>,
     next: u64,
-    /// Of the circle that failed last: the next one takes others.
-    failed: BTreeSet<NodeId>,
+    doubts: Doubts,
     outputs: VecDeque<BuildOutput>,
 }
 
@@ -97,7 +97,7 @@ impl Builds {
             pacer,
             circles: BTreeMap::new(),
             next: 0,
-            failed: BTreeSet::new(),
+            doubts: Doubts::default(),
             outputs: VecDeque::new(),
         }
     }
@@ -112,10 +112,11 @@ impl Builds {
         rng: &mut impl CryptoRng,
     ) -> Result<BuildId, StartError> {
         self.pacer.may_start(now.unix)?;
+        let avoid = self.doubts.weights(now.moment);
         let wanted = PlanRequest {
             hops: request.hops,
             kept_identity: request.kept_identity,
-            avoid: &self.failed,
+            avoid: &avoid,
             avoid_terminals: request.avoid_terminals,
         };
         let plan = Plan::draw(now.unix, &own, view, &mut self.guards, &wanted, rng)?;
@@ -186,6 +187,16 @@ impl Builds {
             circle.builder.handle_path_ended();
         }
         self.collect(now, rng);
+    }
+
+    /// A path with these hops was left, for its tunnels died.
+    pub fn handle_path_left(&mut self, now: Moment, hops: &[NodeId]) {
+        self.doubts.handle_left(now, hops.iter().copied());
+    }
+
+    /// A node does not answer where it says that it is.
+    pub fn handle_unreachable(&mut self, now: Moment, node: NodeId) {
+        self.doubts.handle_failure(now, [node]);
     }
 
     /// Gives up what waits for too long.
@@ -277,8 +288,12 @@ impl Builds {
         match failure {
             Some(BuildFailure::Unreachable(guard)) => self.guards.handle_unreachable(now.unix, guard),
             // Not the guards' doing.
-            Some(BuildFailure::LinkLost | BuildFailure::BadKey) => {}
-            None => self.count(now.unix, &circle, true),
+            Some(BuildFailure::LinkLost) => {}
+            Some(BuildFailure::BadKey) => self.doubts.handle_failure(now.moment, circle.nodes),
+            None => {
+                self.doubts.handle_success(&circle.nodes);
+                self.count(now.unix, &circle, true);
+            }
             Some(
                 BuildFailure::TimedOut(_)
                 | BuildFailure::Altered(_)
@@ -286,9 +301,9 @@ impl Builds {
                 | BuildFailure::Ended,
             ) => {
                 self.count(now.unix, &circle, false);
+                self.doubts.handle_failure(now.moment, circle.nodes);
             }
         }
-        self.failed = if failure.is_some() { circle.nodes } else { BTreeSet::new() };
     }
 
     fn count(&mut self, now: UnixTime, circle: &Circle, success: bool) {

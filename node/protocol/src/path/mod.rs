@@ -11,6 +11,7 @@ pub mod builder;
 pub mod builds;
 mod circle;
 mod diversity;
+mod doubts;
 pub mod guards;
 pub mod hop;
 pub mod keys;

@@ -2,8 +2,7 @@
 //!
 //! The three places that see the owner's address are filled with three of its four guards. For kept identities the
 //! places next to a guard are filled from a second, slowly changing set. All others are random nodes of the whole view
-//! with fresh records; nodes seen for hours come first if there are twice as many as needed. Nodes of circles that
-//! failed lately, guards in use and guards set aside are taken only where others do not suffice.
+//! with fresh records; nodes seen for hours come first if there are twice as many as needed. Nodes in doubt, guards in use and guards set aside are taken only where others do not suffice.
 
 use std::collections::{BTreeMap, BTreeSet, btree_map::Entry};
 
@@ -48,8 +47,8 @@ pub struct PlanRequest<'a> {
     pub hops: usize,
     /// Whether the path is for an identity that is kept: the nodes next to guards change slowly then.
     pub kept_identity: bool,
-    /// Nodes of circles that have just failed. Used only where there are no others.
-    pub avoid: &'a BTreeSet<NodeId>,
+    /// Nodes in doubt, and how much. Used only where there are no others, the least doubtful first.
+    pub avoid: &'a BTreeMap<NodeId, u32>,
     /// Terminals that the identity's other entries have. Used only where there are no others.
     pub avoid_terminals: &'a BTreeSet<NodeId>,
 }
@@ -217,7 +216,7 @@ impl<'a> Usable<'a> {
         needed: usize,
         watched: &[Candidate<'_>],
         guards: &Guards,
-        avoid: &BTreeSet<NodeId>,
+        avoid: &BTreeMap<NodeId, u32>,
         rng: &mut impl CryptoRng,
     ) -> Vec<Candidate<'a>> {
         let only_seasoned = self.distinct_seasoned >= 2 * needed;
@@ -227,7 +226,7 @@ impl<'a> Usable<'a> {
             let id = candidate.contact.id;
             let guard = watched.iter().any(|guard| guard.contact.id == id) || guards.is_aside(self.now, id);
             let unseasoned = only_seasoned && !candidate.is_seasoned(self.now);
-            (guard, unseasoned, avoid.contains(&id))
+            (guard, unseasoned, avoid.get(&id).copied().unwrap_or(0))
         });
         pool
     }
@@ -278,6 +277,7 @@ impl Draw<'_> {
         if let Some(second) = self.second {
             let mut second = second.to_vec();
             second.shuffle(rng);
+            second.sort_by_key(|node| self.request.avoid.get(&node.contact.id).copied().unwrap_or(0));
             let mut beside = layout.places_beside_guards();
             beside.sort_by_key(|place| *place != layout.terminal());
             for place in beside {

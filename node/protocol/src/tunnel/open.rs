@@ -82,7 +82,7 @@ impl Switch {
         let (end, path_end) = ((from, cell.tunnel()), (from, cell.path()));
         let path = {
             let registry = lock(&self.registry);
-            if !registry.is_peers_pick(from, end.1) {
+            if !self.may_pick(&registry, end) {
                 return out
                     .report(SwitchEvent::Misbehaved { link: from, what: PeerMisbehaved::ForeignTunnelId });
             }
@@ -98,6 +98,13 @@ impl Switch {
             // The path was ended here while the opener was on its way.
             None => {}
         }
+    }
+
+    /// PROTOCOL §3: the id is one that the peer picks from, and not in use. Whoever sends an opener or a join a second time
+    /// fails here, before it is asked what the cell says: the refusal of a repeated opener would close the tunnel that
+    /// the first one has opened.
+    fn may_pick(&self, registry: &Registry, end: End) -> bool {
+        registry.is_peers_pick(end.0, end.1) && !self.table.contains_key(&end)
     }
 
     fn open_at_hop(
@@ -238,7 +245,7 @@ impl Switch {
         let (peer, accepting) = {
             let mut registry = lock(&self.registry);
             let Some(peer) = registry.peer(from) else { return };
-            if !registry.is_peers_pick(from, end.1) {
+            if !self.may_pick(&registry, end) {
                 return out
                     .report(SwitchEvent::Misbehaved { link: from, what: PeerMisbehaved::ForeignTunnelId });
             }

@@ -138,6 +138,16 @@ impl Switch {
         }
     }
 
+    /// Whether a path still stands here.
+    pub fn has_path(&self, path: OwnedPathId) -> bool {
+        lock(&self.registry).path(path.0).is_some()
+    }
+
+    /// Whether a tunnel of ours still stands here.
+    pub fn is_open(&self, tunnel: OwnerTunnelId) -> bool {
+        self.owners.contains_key(&tunnel)
+    }
+
     pub(super) fn origin(&self, tunnel: OwnerTunnelId) -> Option<Arc<Origin>> {
         self.owners.get(&tunnel).map(|origin| Arc::clone(&origin))
     }

@@ -560,6 +560,27 @@ fn a_repeated_opener_opens_nothing() {
 }
 
 #[test]
+fn an_opener_sent_twice_is_its_senders_breach_and_ends_no_tunnel() {
+    let (mut net, client, service) = two_paths(33, 2, 2);
+    let opener = net.join(&client, &service);
+    net.open(&client, &opener);
+    let mut copy = None;
+    net.run_with(|from, to, cell| {
+        if (from, to) == (0, 2) && cell.command() == Ok(Command::Open) {
+            copy = Some(cell.clone());
+        }
+        Fate::Pass
+    });
+    let before = net.nodes[2].switch.sizes();
+    net.take_events(2);
+    let from = net.link(2, 0).0;
+    net.inject(2, from, copy.unwrap());
+    assert_eq!(net.nodes[2].switch.sizes(), before);
+    let breach = SwitchEvent::Misbehaved { link: from, what: PeerMisbehaved::ForeignTunnelId };
+    assert_eq!(net.take_events(2), [breach]);
+}
+
+#[test]
 fn a_peer_cannot_pick_an_id_of_ours_or_one_in_use() {
     let (mut net, client, service) = two_paths(34, 2, 2);
     let opener = net.join(&client, &service);

@@ -102,11 +102,20 @@ async fn strangers_meet_a_web_server() {
 }
 
 #[tokio::test]
+async fn who_says_something_else_than_a_whole_hello_is_not_kept_waiting() {
+    let a = start(LinkConfig { handshake_timeout: 10 * PATIENCE, ..config(1) });
+    for length in [1, 2, 100, CELL - 1, CELL, CELL + 1] {
+        let mut prober = stranger(&a).await;
+        prober.write_all(&vec![Command::Hello as u8; length]).await.unwrap();
+        assert!(answer(&mut prober).await.starts_with("HTTP/1.1 400"), "{length} bytes");
+    }
+}
+
+#[tokio::test]
 async fn who_proves_nothing_in_time_meets_the_web_server_too() {
     let a = start(LinkConfig { handshake_timeout: Duration::from_millis(300), ..config(1) });
-    let mut half = stranger(&a).await;
-    half.write_all(&[Command::Hello as u8; 100]).await.unwrap();
-    assert!(answer(&mut half).await.starts_with("HTTP/1.1 400"));
+    let mut silent = stranger(&a).await;
+    assert!(answer(&mut silent).await.starts_with("HTTP/1.1 400"));
 
     let mut idle = TcpStream::connect(a.address()).await.unwrap();
     let mut nothing = Vec::new();

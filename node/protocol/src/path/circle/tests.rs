@@ -27,8 +27,9 @@ fn circle(hops: usize, rng: &mut ChaCha20Rng) -> Circle {
             family: None,
         })
         .collect();
-    let none = Default::default();
-    let request = PlanRequest { hops, kept_identity: false, avoid: &none, avoid_terminals: &none };
+    let (avoid, avoid_terminals) = Default::default();
+    let request =
+        PlanRequest { hops, kept_identity: false, avoid: &avoid, avoid_terminals: &avoid_terminals };
     let plan = Plan::draw(NOW, &contact(0), &view, &mut Guards::new(), &request, rng).unwrap();
     let purpose = PathUse { class: PathClass::Standard, route_keys: 3 };
     let links = GuardLinks { first: LinkId(2), last: LinkId(3), path: LinkId(4) };

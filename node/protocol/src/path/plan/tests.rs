@@ -40,7 +40,7 @@ struct Owner {
     guards: Guards,
     rng: ChaCha20Rng,
     kept: bool,
-    avoid: BTreeSet<NodeId>,
+    avoid: BTreeMap<NodeId, u32>,
     avoid_terminals: BTreeSet<NodeId>,
 }
 
@@ -50,7 +50,7 @@ impl Owner {
             guards: Guards::new(),
             rng: ChaCha20Rng::from_seed([seed; 32]),
             kept: false,
-            avoid: BTreeSet::new(),
+            avoid: BTreeMap::new(),
             avoid_terminals: BTreeSet::new(),
         }
     }
@@ -264,15 +264,15 @@ fn nodes_of_failed_circles_and_used_terminals_are_avoided_where_others_suffice()
     for _ in 0..30 {
         let plan = owner.draw(NOW, &large, 3).unwrap();
         let guards = guard_ids(&plan);
-        assert!(ids(&plan).iter().all(|id| guards.contains(id) || !owner.avoid.contains(id)));
+        assert!(ids(&plan).iter().all(|id| guards.contains(id) || !owner.avoid.contains_key(id)));
         assert!(!owner.avoid_terminals.contains(&plan.path().last().unwrap().contact.id));
-        owner.avoid = ids(&plan).into_iter().collect();
+        owner.avoid = ids(&plan).into_iter().map(|id| (id, 1)).collect();
         owner.avoid_terminals.insert(plan.path().last().unwrap().contact.id);
     }
     let small = view(8, &key);
     owner.guards = Guards::new();
-    owner.avoid = small.iter().map(|node| node.contact.id).collect();
-    owner.avoid_terminals = owner.avoid.clone();
+    owner.avoid = small.iter().map(|node| (node.contact.id, 1)).collect();
+    owner.avoid_terminals = owner.avoid.keys().copied().collect();
     assert!(owner.draw(NOW, &small, 3).is_ok());
 }
 
