@@ -2,17 +2,16 @@
 //!
 //! One changed bit of body or tweak makes the whole result random, and nothing grows. HCTR2 (Crowley, Huckleberry,
 //! Biggers 2021) hashes the message but its first block with POLYVAL, turns the first block with AES, runs AES in
-//! XCTR mode from what that yields over the rest, and hashes again. XCTR's blocks do not depend on each other, so
-//! the whole keystream is made at once and the processor has as many AES blocks in flight as it can hold.
+//! XCTR mode from what that yields over the rest, and hashes again.
 
 use aes::{
     Aes256,
     cipher::{Array, BlockCipherDecrypt, BlockCipherEncrypt, KeyInit},
 };
-use polyval::{Polyval, universal_hash::UniversalHash};
 use zeroize::Zeroize;
 
-use crate::wire::cell::{BODY, Body};
+use self::bulk::{BLOCK, Bulk};
+use crate::wire::cell::Body;
 
 /// Which way along a routing path, as one of its hops sees it: its neighbours are A and B in an order that the owner
 /// has drawn.
@@ -44,15 +43,10 @@ pub fn tweak(direction: Direction, index: u32) -> [u8; TWEAK] {
     [direction as u8, a, b, c, d, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]
 }
 
-const BLOCK: usize = 16;
-/// Keystream blocks made at once: enough for a whole body, which has one block outside the keystream.
-const KEYSTREAM: usize = BODY / BLOCK - 1;
-
 /// One direction of one tunnel at one hop: a key made ready.
 pub struct WideBlock {
     aes: Aes256,
-    /// Keyed, nothing absorbed.
-    hash: Polyval,
+    bulk: Bulk,
     /// HCTR2's L: separates the XCTR start from the inside of the first block's cipher.
     separator: u128,
 }
@@ -68,16 +62,10 @@ impl WideBlock {
     /// Expands the key.
     pub fn new(key: &[u8; 32]) -> WideBlock {
         let aes = Aes256::new(key.into());
-        let mut hash_key = Array::from(0u128.to_le_bytes());
         let mut separator = Array::from(1u128.to_le_bytes());
-        aes.encrypt_block(&mut hash_key);
         aes.encrypt_block(&mut separator);
-        let wide_block = WideBlock {
-            aes,
-            hash: Polyval::new(&hash_key),
-            separator: u128::from_le_bytes(separator.into()),
-        };
-        hash_key.as_mut_slice().zeroize();
+        let bulk = Bulk::new(key, &aes);
+        let wide_block = WideBlock { aes, bulk, separator: u128::from_le_bytes(separator.into()) };
         separator.as_mut_slice().zeroize();
         wide_block
     }
@@ -97,50 +85,53 @@ impl WideBlock {
     /// HCTR2 over a message of any length from one block on, under a tweak of any length. Both modes differ in the
     /// middle only.
     fn turn(&self, mode: Mode, tweak: &[u8], first: &mut [u8; BLOCK], rest: &mut [u8]) {
-        let tweaked = self.absorb_tweak(tweak, rest.len());
-        let inner = u128::from_le_bytes(*first) ^ digest(tweaked.clone(), rest);
+        let (blocks, end) = rest.as_chunks_mut::<BLOCK>();
+        let tweaked = self.absorb_tweak(tweak, !end.is_empty());
+        let state = self.bulk.absorb(tweaked, blocks);
+        let inner = u128::from_le_bytes(*first) ^ self.absorb_end(state, end);
         let mut block = Array::from(inner.to_le_bytes());
         match mode {
             Mode::Encipher => self.aes.encrypt_block(&mut block),
             Mode::Decipher => self.aes.decrypt_block(&mut block),
         }
         let outer = u128::from_le_bytes(block.into());
-        self.xctr(inner ^ outer ^ self.separator, rest);
-        *first = (outer ^ digest(tweaked, rest)).to_le_bytes();
+        let start = inner ^ outer ^ self.separator;
+        let state = self.bulk.turn_and_absorb(start, tweaked, blocks);
+        self.turn_end(start ^ (blocks.len() as u128 + 1), end);
+        *first = (outer ^ self.absorb_end(state, end)).to_le_bytes();
     }
 
     /// The hash of tweak and message begins with a block that names the tweak's length and whether the message
-    /// consists of whole blocks.
-    fn absorb_tweak(&self, tweak: &[u8], rest_len: usize) -> Polyval {
-        let ragged = u128::from(!rest_len.is_multiple_of(BLOCK));
-        let prefix = 2 * (8 * tweak.len() as u128) + 2 + ragged;
-        let mut hash = self.hash.clone();
-        hash.update(&[prefix.to_le_bytes().into()]);
-        hash.update_padded(tweak);
-        hash
+    /// has a ragged end.
+    fn absorb_tweak(&self, tweak: &[u8], ragged: bool) -> u128 {
+        let prefix = 2 * (8 * tweak.len() as u128) + 2 + u128::from(ragged);
+        let (blocks, end) = tweak.as_chunks::<BLOCK>();
+        let state = self.bulk.absorb(0, &[prefix.to_le_bytes()]);
+        let state = self.bulk.absorb(state, blocks);
+        if end.is_empty() { state } else { self.bulk.absorb(state, &[padded(end, None)]) }
     }
 
-    /// XORs AES(start ^ 1), AES(start ^ 2), ... (little-endian) over the message.
-    fn xctr(&self, start: u128, message: &mut [u8]) {
-        let mut counter = 0u128;
-        let mut keystream = [Array::from([0u8; BLOCK]); KEYSTREAM];
-        for piece in message.chunks_mut(KEYSTREAM * BLOCK) {
-            let (stream, _) = keystream.split_at_mut(piece.len().div_ceil(BLOCK));
-            for block in stream.iter_mut() {
-                counter += 1;
-                *block = (start ^ counter).to_le_bytes().into();
-            }
-            self.aes.encrypt_blocks(stream);
-            for (byte, key) in piece.iter_mut().zip(Array::slice_as_flattened(stream)) {
-                *byte ^= key;
-            }
+    /// Absorbs what is less than a block, padded with a one and zeros.
+    fn absorb_end(&self, state: u128, end: &[u8]) -> u128 {
+        if end.is_empty() { state } else { self.bulk.absorb(state, &[padded(end, Some(1))]) }
+    }
+
+    /// XORs the beginning of AES(counter) over what is less than a block.
+    fn turn_end(&self, counter: u128, end: &mut [u8]) {
+        if end.is_empty() {
+            return;
+        }
+        let mut key = Array::from(counter.to_le_bytes());
+        self.aes.encrypt_block(&mut key);
+        for (byte, key) in end.iter_mut().zip(key) {
+            *byte ^= key;
         }
     }
 }
 
 impl Drop for WideBlock {
     fn drop(&mut self) {
-        self.separator.zeroize(); // `aes` and `hash` erase themselves
+        self.separator.zeroize(); // `aes` and `bulk` erase themselves
     }
 }
 
@@ -149,19 +140,15 @@ fn split(body: &mut Body) -> (&mut [u8; BLOCK], &mut [u8]) {
     body.split_first_chunk_mut().expect("a body is longer than a block")
 }
 
-/// Absorbs the message, a ragged end padded with a one and zeros.
-fn digest(mut hash: Polyval, message: &[u8]) -> u128 {
-    let (blocks, end) = message.as_chunks::<BLOCK>();
-    hash.update(Array::cast_slice_from_core(blocks));
-    if !end.is_empty() {
-        let mut last = [0; BLOCK];
-        for (to, from) in last.iter_mut().zip(end.iter().chain([&1])) {
-            *to = *from;
-        }
-        hash.update(&[last.into()]);
+/// Less than a block, then what marks its end, then zeros.
+fn padded(end: &[u8], mark: Option<u8>) -> [u8; BLOCK] {
+    let mut block = [0; BLOCK];
+    for (to, from) in block.iter_mut().zip(end.iter().copied().chain(mark)) {
+        *to = from;
     }
-    u128::from_le_bytes(hash.finalize().into())
+    block
 }
 
+mod bulk;
 #[cfg(test)]
 mod tests;

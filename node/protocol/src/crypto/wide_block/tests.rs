@@ -2,6 +2,7 @@ use hctr2_rs::Hctr2_256;
 use proptest::prelude::*;
 
 use super::*;
+use crate::wire::cell::BODY;
 
 fn body(seed: u8) -> Body {
     std::array::from_fn(|place| (place as u8).wrapping_mul(31).wrapping_add(seed))
