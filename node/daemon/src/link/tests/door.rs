@@ -1,4 +1,5 @@
 use phantom_protocol::wire::cell::{CELL, Command};
+use rustls::{CipherSuite, ClientConfig};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
@@ -9,7 +10,10 @@ use super::*;
 
 /// A stranger who knows the node's TLS key, as every visitor does that ignores certificates.
 async fn stranger(node: &Node) -> TlsStream<TcpStream> {
-    let config = tls::client_config(node.contact.tls_keys).unwrap();
+    stranger_with(node, tls::client_config(node.contact.tls_keys).unwrap()).await
+}
+
+async fn stranger_with(node: &Node, config: Arc<ClientConfig>) -> TlsStream<TcpStream> {
     let name = tls::server_name(&node.contact.tls_keys).unwrap();
     let tcp = TcpStream::connect(node.address()).await.unwrap();
     TlsConnector::from(config).connect(name, tcp).await.unwrap()
@@ -83,6 +87,25 @@ async fn a_node_dials_from_the_address_that_it_is_given() {
     let LinkEvent::Up { address, .. } = b.event().await else { panic!() };
     assert_eq!(address.ip().to_string(), "127.16.0.1");
     a.up().await;
+}
+
+#[tokio::test]
+async fn nodes_agree_on_aes_128_and_a_dialler_without_it_is_served_too() {
+    let a = node(1);
+    let stream = stranger(&a).await;
+    assert_eq!(suite_of(&stream), CipherSuite::TLS13_AES_128_GCM_SHA256);
+
+    let mut provider = rustls::crypto::aws_lc_rs::default_provider();
+    provider.cipher_suites.retain(|suite| suite.suite() == CipherSuite::TLS13_CHACHA20_POLY1305_SHA256);
+    let config = tls::client_config_with(Arc::new(provider), a.contact.tls_keys).unwrap();
+    let mut stream = stranger_with(&a, config).await;
+    assert_eq!(suite_of(&stream), CipherSuite::TLS13_CHACHA20_POLY1305_SHA256);
+    stream.write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
+    assert!(answer(&mut stream).await.starts_with("HTTP/1.1 400 Bad Request\r\n"));
+}
+
+fn suite_of(stream: &TlsStream<TcpStream>) -> CipherSuite {
+    stream.get_ref().1.negotiated_cipher_suite().unwrap().suite()
 }
 
 #[tokio::test]
