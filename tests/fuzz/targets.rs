@@ -2,8 +2,9 @@
 //!
 //! A target brings valid inputs to start from; each is a function of bytes, so that any fuzzer can drive it.
 
-#![allow(clippy::unwrap_used, clippy::expect_used)] // a target's faults must panic
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a target's faults must panic
 
+use phantom_node::link::record::{Content, Opened, RecordKey, Records, Suite};
 use phantom_protocol::{
     address::ApName,
     crypto::{Key, datagram::SessionSecret, proof::RouteKey, seal::PathSecret},
@@ -53,6 +54,7 @@ pub const TARGETS: &[Target] = &[
     Target { name: "goodie_box", seeds: box_seeds, run: goodie_box },
     Target { name: "opener", seeds: opener_seeds, run: opener_body },
     Target { name: "sealed_datagram", seeds: datagram_seeds, run: sealed_datagram },
+    Target { name: "tls_records", seeds: tls_seeds, run: tls_records },
     Target { name: "builds_state", seeds: || vec![vec![0; 64]], run: builds_state },
 ];
 
@@ -308,5 +310,67 @@ fn sealed_datagram(bytes: &[u8]) {
 fn builds_state(bytes: &[u8]) {
     if let Ok(builds) = Builds::decode(bytes) {
         assert_eq!(builds.encode(), bytes);
+    }
+}
+
+/// Each input is a row of `content 1 | length 2 | inside`, which a peer seals that breaks what rules it likes. What does
+/// not begin with a content comes as it is, in place of a record.
+fn tls_seeds() -> Vec<Vec<u8>> {
+    let update = [22, 0, 5, 24, 0, 0, 1, 1];
+    let ticket = [22, 0, 8, 4, 0, 0, 4, 1, 2, 3, 4];
+    let data = [23, 0, 4, 1, 2, 3, 4];
+    let split = [22, 0, 3, 4, 0, 0, 22, 0, 3, 2, 9, 9];
+    let alert = |code: u8| [21, 0, 2, 1, code];
+    vec![
+        [&data[..], &update, &data, &alert(90), &data, &alert(0)].concat(),
+        [&ticket[..], &split, &data, &alert(80)].concat(),
+        [&data[..], &[20, 3, 3, 0, 1, 1]].concat(),
+        [&[20, 3, 3, 0, 40][..], &[7; 40]].concat(),
+    ]
+}
+
+fn tls_records(bytes: &[u8]) {
+    for role in [Role::Dialler, Role::Listener] {
+        let key =
+            |byte: u8| RecordKey::new(Suite::Aes128, &[byte; 32], 0).expect("a secret of the right size");
+        let (mut ours, mut peer) = (Records::new(role, key(1), key(2)), key(2));
+        let mut rest = bytes;
+        while let Some(([content, high, low], behind)) = rest.split_first_chunk() {
+            let content = match content {
+                21 => Content::Alert,
+                22 => Content::Handshake,
+                23 => Content::Data,
+                _ => {
+                    let opened = ours.open(&mut rest.to_vec());
+                    assert!(matches!(opened, Err(_) | Ok(Opened::Part)), "opened what nobody has sealed");
+                    break;
+                }
+            };
+            let length = usize::from(u16::from_be_bytes([*high, *low])).min(behind.len());
+            let (inside, behind) = behind.split_at(length);
+            let mut record = [&[0; 5], inside].concat();
+            if peer.seal(content, &mut record, 0).is_err() {
+                break;
+            }
+            let mut out = Vec::new();
+            match ours.open(&mut record) {
+                Ok(Opened::Record(whole, data)) => {
+                    assert_eq!(whole, record.len());
+                    let expected = if content == Content::Data { inside } else { &[] };
+                    assert_eq!(&record[data], expected);
+                }
+                Ok(Opened::Part) => panic!("a whole record"),
+                Ok(Opened::Closed) => break,
+                Err(fault) => {
+                    ours.seal_fault(fault, &mut out).expect("a key that has hardly served");
+                    break;
+                }
+            }
+            if content == Content::Handshake && matches!(inside, [24, 0, 0, 1, 0 | 1]) {
+                peer = peer.next().expect("another key");
+            }
+            ours.seal(&mut out, |out| out.extend_from_slice(inside)).ok();
+            rest = behind;
+        }
     }
 }

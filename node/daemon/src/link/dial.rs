@@ -13,20 +13,14 @@ use phantom_protocol::wire::{
 };
 use thiserror::Error;
 use tokio::{
-    io::AsyncWriteExt,
     net::{TcpSocket, TcpStream},
     time::timeout,
 };
-use tokio_rustls::{TlsConnector, TlsStream, client};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Shared,
-    events::LinkEvent,
-    hello::{self, First},
-    socket::Socket,
-    task::LinkTask,
-    tls,
+    Shared, connection::Connection, events::LinkEvent, handshake, hello::First, socket::Socket,
+    task::LinkTask, tls,
 };
 
 /// A dial is over after this, whatever it waits for.
@@ -84,18 +78,18 @@ pub(super) async fn run(shared: Arc<Shared>, contact: Contact, stop: Cancellatio
 }
 
 struct Dialled {
-    stream: client::TlsStream<Socket>,
+    connection: Connection,
     peer: ProvenPeer,
     address: SocketAddr,
 }
 
 async fn serve(shared: Arc<Shared>, contact: Contact, stop: CancellationToken, dialled: Dialled) {
-    let Dialled { stream, peer, address } = dialled;
+    let Dialled { connection, peer, address } = dialled;
     let Some(link) = shared.table.dial_done(contact.id, &stop, address, shared.clock.moment()) else {
         return;
     };
     let up = LinkEvent::Up { link: link.id, peer, address, dialled: true };
-    LinkTask::new(shared, link, TlsStream::Client(stream)).run(up).await;
+    LinkTask::new(shared, link, connection).run(up, None).await;
 }
 
 async fn dial(shared: &Shared, contact: &Contact) -> Result<Dialled, DialError> {
@@ -110,22 +104,20 @@ async fn dial(shared: &Shared, contact: &Contact) -> Result<Dialled, DialError> 
     let _turn = shared.dials.acquire().await.map_err(io::Error::other)?;
     let tcp = connect(address, shared.source).await.map_err(|error| DialError::Connect { address, error })?;
     let socket = Socket::new(tcp)?;
-    let mut stream = TlsConnector::from(config).connect(name, socket).await.map_err(tls_error)?;
-    if !tls::is_hybrid(stream.get_ref().1.negotiated_key_exchange_group()) {
+    let mut shaken = handshake::dial(config, name, socket).await.map_err(tls_error)?;
+    if !shaken.is_hybrid {
         return Err(DialError::NotANode);
     }
 
-    let exporter = hello::exporter(stream.get_ref().1).map_err(io::Error::other)?;
-    let binding = Binding { network: &shared.network, exporter: &exporter };
+    let binding = Binding { network: &shared.network, exporter: &shaken.exporter };
     let hello = binding.hello(Role::Dialler, &shared.node, contact.id, shared.listed);
-    stream.write_all(&hello.0).await?;
-    stream.flush().await?;
+    shaken.connection.write_all(&hello.0).await?;
     let mut first = First::new();
-    if !first.read(&mut stream).await? {
+    if !first.read(&mut shaken.connection).await? {
         return Err(DialError::NotANode);
     }
     let peer = binding.check(Role::Listener, first.cell(), shared.node.id(), Some(contact.id))?;
-    Ok(Dialled { stream, peer, address })
+    Ok(Dialled { connection: shaken.connection, peer, address })
 }
 
 async fn connect(address: SocketAddr, source: Option<IpAddr>) -> io::Result<TcpStream> {

@@ -7,19 +7,20 @@ use phantom_protocol::wire::{
     cell::Cell,
     hello::{Binding, ProvenPeer, Role},
 };
+use rustls::ServerConfig;
 use socket2::{Domain, Protocol, Type};
 use tokio::{
-    io::AsyncReadExt,
     net::{TcpListener, TcpStream},
     time::{Instant, sleep, sleep_until, timeout_at},
 };
-use tokio_rustls::{TlsAcceptor, TlsStream, server};
 
 use super::{
     Shared,
+    connection::Connection,
     events::LinkEvent,
     gate::Gate,
-    hello::{self, First},
+    handshake::{self, Shaken},
+    hello::First,
     socket::Socket,
     stranger::answer_stranger,
     table::{Admission, HOLD, Link},
@@ -45,7 +46,7 @@ pub(super) fn bind(address: SocketAddr) -> io::Result<TcpListener> {
 }
 
 /// Takes connections until the node stops.
-pub(super) async fn run(shared: Arc<Shared>, listener: TcpListener, acceptor: TlsAcceptor, gate: Arc<Gate>) {
+pub(super) async fn run(shared: Arc<Shared>, listener: TcpListener, tls: Arc<ServerConfig>, gate: Arc<Gate>) {
     loop {
         let accepted = tokio::select! {
             () = shared.stop.cancelled() => return,
@@ -54,12 +55,12 @@ pub(super) async fn run(shared: Arc<Shared>, listener: TcpListener, acceptor: Tl
         match accepted {
             Ok((tcp, from)) => {
                 let ticket = gate.enter(from.ip());
-                let (shared, acceptor) = (Arc::clone(&shared), acceptor.clone());
+                let (shared, tls) = (Arc::clone(&shared), Arc::clone(&tls));
                 tokio::spawn(async move {
                     let guest = tokio::select! {
                         () = ticket.evicted() => return,
                         () = shared.stop.cancelled() => return,
-                        guest = receive(&shared, acceptor, tcp, from) => guest,
+                        guest = receive(&shared, &tls, tcp, from) => guest,
                     };
                     drop(ticket);
                     if let Some(guest) = guest {
@@ -77,7 +78,7 @@ pub(super) async fn run(shared: Arc<Shared>, listener: TcpListener, acceptor: Tl
 
 /// A dialler that has proved its identity, and awaits our proof.
 struct Guest {
-    stream: server::TlsStream<Socket>,
+    connection: Connection,
     link: Arc<Link>,
     peer: ProvenPeer,
     from: SocketAddr,
@@ -87,13 +88,13 @@ struct Guest {
 impl Guest {
     async fn serve(self, shared: Arc<Shared>) {
         let up = LinkEvent::Up { link: self.link.id, peer: self.peer, address: self.from, dialled: false };
-        LinkTask::new(shared, self.link, TlsStream::Server(self.stream)).greet(&self.hello).run(up).await;
+        LinkTask::new(shared, self.link, self.connection).run(up, Some(&self.hello)).await;
     }
 }
 
 async fn receive(
     shared: &Arc<Shared>,
-    acceptor: TlsAcceptor,
+    tls: &ServerConfig,
     tcp: TcpStream,
     from: SocketAddr,
 ) -> Option<Guest> {
@@ -101,33 +102,29 @@ async fn receive(
     let socket = Socket::new(tcp).ok()?;
     // TLS takes memory only when there is something to read.
     timeout_at(deadline, socket.readable()).await.ok()?.ok()?;
-    let mut stream = timeout_at(deadline, acceptor.accept(socket)).await.ok()?.ok()?;
+    let mut shaken = timeout_at(deadline, handshake::accept(tls, socket)).await.ok()?.ok()?;
 
     let mut first = First::new();
-    let whole = matches!(timeout_at(deadline, first.read(&mut stream)).await, Ok(Ok(true)));
-    let Some((peer, hello)) = whole.then(|| introduce(shared, &stream, &first)).flatten() else {
-        answer_stranger(stream, first.seen()).await;
+    let whole = matches!(timeout_at(deadline, first.read(&mut shaken.connection)).await, Ok(Ok(true)));
+    let introduced = whole.then(|| introduce(shared, &shaken, &first)).flatten();
+    let mut connection = shaken.connection;
+    let Some((peer, hello)) = introduced else {
+        answer_stranger(connection, first.seen()).await;
         return None;
     };
-    let Some(link) = admit(shared, &mut stream, &peer, from).await else {
-        answer_stranger(stream, first.seen()).await;
+    let Some(link) = admit(shared, &mut connection, &peer, from).await else {
+        answer_stranger(connection, first.seen()).await;
         return None;
     };
-    Some(Guest { stream, link, peer, from, hello })
+    Some(Guest { connection, link, peer, from, hello })
 }
 
 /// Checks the dialler's proof and makes ours.
-fn introduce(
-    shared: &Shared,
-    stream: &server::TlsStream<Socket>,
-    first: &First,
-) -> Option<(ProvenPeer, Cell)> {
-    let connection = stream.get_ref().1;
-    if !super::tls::is_hybrid(connection.negotiated_key_exchange_group()) {
+fn introduce(shared: &Shared, shaken: &Shaken, first: &First) -> Option<(ProvenPeer, Cell)> {
+    if !shaken.is_hybrid {
         return None;
     }
-    let exporter = hello::exporter(connection).ok()?;
-    let binding = Binding { network: &shared.network, exporter: &exporter };
+    let binding = Binding { network: &shared.network, exporter: &shaken.exporter };
     let peer = binding.check(Role::Dialler, first.cell(), shared.node.id(), None).ok()?;
     let hello = binding.hello(Role::Listener, &shared.node, peer.id(), shared.listed);
     Some((peer, hello))
@@ -136,7 +133,7 @@ fn introduce(
 /// Waits until it is decided whether this dial becomes the link. `None` if it does not.
 async fn admit(
     shared: &Shared,
-    stream: &mut server::TlsStream<Socket>,
+    connection: &mut Connection,
     peer: &ProvenPeer,
     from: SocketAddr,
 ) -> Option<Arc<Link>> {
@@ -152,7 +149,7 @@ async fn admit(
                     () = change => {}
                     () = sleep_until(patience) => {}
                     // Until it has our Hello, an honest dialler says nothing: it has hung up.
-                    _ = stream.read(&mut byte) => return None,
+                    _ = connection.read(&mut byte) => return None,
                 }
             }
         }

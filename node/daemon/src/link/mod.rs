@@ -5,13 +5,16 @@
 //! from a link's task through the [`Switch`] into the queue of the next link, without passing the driver. The switch is
 //! told here which links come and go; the driver must not tell it again.
 
+mod connection;
 mod dial;
 mod events;
 mod gate;
+mod handshake;
 mod hello;
 mod listen;
 mod loopback;
 mod outlet;
+pub mod record;
 mod socket;
 mod stranger;
 mod table;
@@ -39,7 +42,6 @@ use phantom_protocol::{
 };
 use thiserror::Error;
 use tokio::sync::Semaphore;
-use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
 pub use self::{
@@ -215,7 +217,7 @@ impl LinkStats {
 impl Links {
     /// Starts listening, and the loop. Needs a tokio runtime.
     pub fn start(config: LinkConfig, switch: Arc<Switch>) -> Result<(Links, LinkEvents), StartError> {
-        let acceptor = TlsAcceptor::from(tls::server_config(&config.tls)?);
+        let tls = tls::server_config(&config.tls)?;
         let listener = match config.listen {
             None => None,
             Some(address) => {
@@ -244,7 +246,7 @@ impl Links {
         tokio::spawn(loopback::LoopTask::new(&shared).run());
         let listening = listener.map(|(listener, listening)| {
             let gate = Gate::new(config.handshakes, config.handshakes_per_prefix);
-            tokio::spawn(listen::run(Arc::clone(&shared), listener, acceptor, gate));
+            tokio::spawn(listen::run(Arc::clone(&shared), listener, tls, gate));
             listening
         });
         Ok((Links { shared, listening }, receiver))

@@ -1,7 +1,6 @@
-//! The TCP socket below TLS: its options, and large reads.
+//! The TCP socket below TLS: its options, and what has come from it and waits.
 //!
-//! rustls asks for 4 KiB at a time. Once a connection has become a link, 64 KiB are read ahead of it; before that a
-//! connection costs no buffer, so that thousands of strangers cost little.
+//! Reads are small, so that thousands of strangers cost little; once a connection has become a link they are large.
 
 use std::{
     io,
@@ -16,17 +15,22 @@ use tokio::{
     net::TcpStream,
 };
 
-/// Bytes read ahead on a link.
-const READ_AHEAD: usize = 64 * 1024;
+use super::record::RECORD;
+
+/// Bytes read at once on a link.
+const READ: usize = 64 * 1024;
+/// Bytes read at once of somebody who is none yet.
+const SMALL_READ: usize = 4 * 1024;
 /// A peer that does not acknowledge for this long is gone.
 const DEAD_PEER: Duration = Duration::from_secs(20);
 /// The kernel holds at most this much that has not left yet: queues stand where they are managed, in the link's
 /// FairQueue.
 const NOT_SENT: u32 = 128 * 1024;
 
-/// A TCP connection, as TLS sees it.
+/// A TCP connection, and what has come from it.
 pub(super) struct Socket {
     tcp: TcpStream,
+    /// What waits is in the middle: from `start` to `end`.
     buffer: Vec<u8>,
     start: usize,
     end: usize,
@@ -45,63 +49,81 @@ impl Socket {
     }
 
     /// From now on reads are large.
-    pub(super) fn read_ahead(&mut self) {
-        if self.buffer.is_empty() {
-            self.buffer = vec![0; READ_AHEAD];
-        }
+    pub(super) fn read_much(&mut self) {
+        self.buffer.resize(self.buffer.len().max(READ), 0);
     }
 
     /// Resolves when something can be read, without a buffer for it.
     pub(super) async fn readable(&self) -> io::Result<()> {
         self.tcp.readable().await
     }
-}
 
-impl AsyncRead for Socket {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        out: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        let this = &mut *self;
-        if this.start == this.end {
-            if out.remaining() >= this.buffer.len() {
-                return Pin::new(&mut this.tcp).poll_read(cx, out);
-            }
-            let mut ahead = ReadBuf::new(&mut this.buffer);
-            ready!(Pin::new(&mut this.tcp).poll_read(cx, &mut ahead))?;
-            (this.start, this.end) = (0, ahead.filled().len());
+    /// What has come and was not yet taken.
+    pub(super) fn waiting(&mut self) -> &mut [u8] {
+        self.buffer.get_mut(self.start..self.end).unwrap_or_default()
+    }
+
+    /// The first bytes that wait are done with.
+    pub(super) fn done_with(&mut self, bytes: usize) {
+        self.start = (self.start + bytes).min(self.end);
+    }
+
+    /// Reads more behind what waits, which must be less than a record. `false` at the end.
+    pub(super) fn poll_more(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<bool>> {
+        self.buffer.copy_within(self.start..self.end, 0);
+        (self.start, self.end) = (0, self.end - self.start);
+        if self.end == self.buffer.len() {
+            self.buffer.resize((self.end + SMALL_READ).min(self.buffer.len().max(RECORD)), 0);
         }
-        let waiting = this.buffer.get(this.start..this.end).unwrap_or_default();
-        let taken = waiting.len().min(out.remaining());
-        out.put_slice(waiting.get(..taken).unwrap_or_default());
-        this.start += taken;
-        Poll::Ready(Ok(()))
+        let mut room = ReadBuf::new(self.buffer.get_mut(self.end..).unwrap_or_default());
+        ready!(Pin::new(&mut self.tcp).poll_read(cx, &mut room))?;
+        let length = room.filled().len();
+        self.end += length;
+        Poll::Ready(Ok(length > 0))
+    }
+
+    /// Writes some of `bytes`; how much.
+    pub(super) fn poll_write(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        match ready!(Pin::new(&mut self.tcp).poll_write(cx, bytes))? {
+            0 => Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+            length => Poll::Ready(Ok(length)),
+        }
+    }
+
+    /// Closes our direction.
+    pub(super) fn poll_close(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.tcp).poll_shutdown(cx)
     }
 }
 
-impl AsyncWrite for Socket {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.tcp).poll_write(cx, bytes)
-    }
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
 
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        slices: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.tcp).poll_write_vectored(cx, slices)
-    }
+    use tokio::{io::AsyncWriteExt, net::TcpListener};
 
-    fn is_write_vectored(&self) -> bool {
-        self.tcp.is_write_vectored()
-    }
+    use super::*;
 
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.tcp).poll_flush(cx)
-    }
+    #[tokio::test]
+    async fn what_waits_is_kept_while_more_comes() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let mut far = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let mut near = Socket::new(listener.accept().await.unwrap().0).unwrap();
 
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.tcp).poll_shutdown(cx)
+        let sent: Vec<u8> = (0..RECORD - 1).map(|number| number as u8).collect();
+        far.write_all(&sent).await.unwrap();
+        while near.waiting().len() < sent.len() {
+            assert!(poll_fn(|cx| near.poll_more(cx)).await.unwrap());
+        }
+        near.done_with(1_000);
+        far.write_all(b"more").await.unwrap();
+        while near.waiting().len() < sent.len() - 1_000 + 4 {
+            assert!(poll_fn(|cx| near.poll_more(cx)).await.unwrap());
+        }
+        assert_eq!(*near.waiting(), [&sent[1_000..], b"more"].concat());
+        assert_eq!(near.buffer.len(), RECORD);
+
+        drop(far);
+        assert!(!poll_fn(|cx| near.poll_more(cx)).await.unwrap());
     }
 }

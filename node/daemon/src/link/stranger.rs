@@ -5,13 +5,9 @@
 
 use std::time::Duration;
 
-use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    time::timeout,
-};
-use tokio_rustls::server::TlsStream;
+use tokio::time::timeout;
 
-use super::socket::Socket;
+use super::connection::Connection;
 
 /// A request may take this long, as may the answer.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -19,22 +15,22 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const LONGEST_REQUEST: usize = 8 * 1024;
 
 /// Answers a connection whose first bytes, `seen`, were no proof of identity, and closes it.
-pub(super) async fn answer_stranger(mut stream: TlsStream<Socket>, seen: &[u8]) {
+pub(super) async fn answer_stranger(mut connection: Connection, seen: &[u8]) {
     // Errors end the conversation: there is nobody to tell.
-    let _ = timeout(PATIENCE, read_request(&mut stream, seen)).await;
+    let _ = timeout(PATIENCE, read_request(&mut connection, seen)).await;
     let _ = timeout(PATIENCE, async {
-        stream.write_all(bad_request().as_bytes()).await?;
-        stream.shutdown().await
+        connection.write_all(bad_request().as_bytes()).await?;
+        connection.close().await
     })
     .await;
 }
 
 /// Reads on while what came could still become a request.
-async fn read_request(stream: &mut TlsStream<Socket>, seen: &[u8]) -> std::io::Result<()> {
+async fn read_request(connection: &mut Connection, seen: &[u8]) -> std::io::Result<()> {
     let mut request = seen.to_vec();
     let mut chunk = [0; 1024];
     while request.len() < LONGEST_REQUEST && may_become_request(&request) {
-        let length = stream.read(&mut chunk).await?;
+        let length = connection.read(&mut chunk).await?;
         if length == 0 {
             break;
         }

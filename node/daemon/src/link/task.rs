@@ -2,13 +2,12 @@
 //! from reading.
 //!
 //! Reading gathers a batch of cells, lets the switch turn each in place and wakes what the batch has touched. Writing
-//! takes whole TLS records from the link's queue and takes no more until they have left for the kernel: what waits,
-//! waits in the queue, where it is fair. No cell costs an allocation.
+//! moves cells from the link's queue straight into TLS records and takes no more until these have left for the kernel:
+//! what waits, waits in the queue, where it is fair. No cell costs an allocation.
 
 use std::{
     future::poll_fn,
     io,
-    pin::Pin,
     sync::{Arc, atomic::Ordering},
     task::{Context, Poll},
     time::Duration,
@@ -22,25 +21,22 @@ use phantom_protocol::{
     },
 };
 use thiserror::Error;
-use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
-    time::{Instant, Interval, MissedTickBehavior, interval_at},
-};
-use tokio_rustls::TlsStream;
+use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at};
 
 use super::{
     Shared,
+    connection::Connection,
     events::LinkEvent,
     outlet::NetOutlet,
-    socket::Socket,
+    record::Fault,
     table::{Ending, Link},
     tls::CELLS_PER_RECORD,
 };
 
 /// Cells handled before the links that they went to are woken.
 const READ_BATCH: usize = 64;
-/// Cells written at once: four full records, one system call.
-const WRITE_BATCH: usize = 4 * CELLS_PER_RECORD;
+/// Records written at once, by one system call.
+const RECORDS_AT_ONCE: usize = 4;
 /// Rounds of reading and writing before other tasks get their turn.
 const ROUNDS: usize = 4;
 /// How often the clock is looked at.
@@ -145,15 +141,12 @@ impl Intake {
 pub(super) struct LinkTask {
     shared: Arc<Shared>,
     link: Arc<Link>,
-    stream: TlsStream<Socket>,
+    connection: Connection,
     intake: Intake,
     /// The cell being read, and how much of it is there.
     cell: Box<Cell>,
     filled: usize,
-    /// What is being written, and how much of it TLS has taken.
-    batch: Vec<u8>,
-    written: usize,
-    /// When it was taken from the queue.
+    /// When what is being written was taken from the queue.
     taken: Instant,
     tick: Interval,
     last_read: Instant,
@@ -171,11 +164,8 @@ enum Progress {
 }
 
 impl LinkTask {
-    pub(super) fn new(shared: Arc<Shared>, link: Arc<Link>, mut stream: TlsStream<Socket>) -> LinkTask {
-        match &mut stream {
-            TlsStream::Client(stream) => stream.get_mut().0.read_ahead(),
-            TlsStream::Server(stream) => stream.get_mut().0.read_ahead(),
-        }
+    pub(super) fn new(shared: Arc<Shared>, link: Arc<Link>, mut connection: Connection) -> LinkTask {
+        connection.read_much();
         let now = Instant::now();
         let mut tick = interval_at(now + TICK, TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -183,11 +173,9 @@ impl LinkTask {
             intake: Intake::new(Arc::clone(&shared), Arc::clone(&link)),
             shared,
             link,
-            stream,
+            connection,
             cell: Box::new(Cell::new(Command::Dummy, TunnelId::new(0))),
             filled: 0,
-            batch: Vec::with_capacity(WRITE_BATCH * CELL),
-            written: 0,
             taken: now,
             tick,
             last_read: now,
@@ -197,17 +185,15 @@ impl LinkTask {
         }
     }
 
-    /// Sends a cell before all others: the listener's proof of identity, which makes the link.
-    pub(super) fn greet(mut self, hello: &Cell) -> LinkTask {
-        self.batch.extend_from_slice(&hello.0);
-        self
-    }
-
-    /// Serves the link to its end, between its `Up` and its `Down`.
-    pub(super) async fn run(mut self, up: LinkEvent) {
+    /// Serves the link to its end, between its `Up` and its `Down`. The listener's proof of identity, which makes the
+    /// link, goes before all other cells.
+    pub(super) async fn run(mut self, up: LinkEvent, hello: Option<&Cell>) {
         let (link, peer) = (self.link.id, self.link.peer);
         self.shared.events.send(up);
-        let Err(why) = poll_fn(|cx| self.poll(cx)).await;
+        let Err(why) = match hello.map_or(Ok(()), |hello| self.seal_cell(hello)) {
+            Ok(()) => poll_fn(|cx| self.poll(cx)).await,
+            Err(why) => Err(why),
+        };
         tracing::debug!(link = link.0, ?peer, %why, "link down");
         self.shared.table.remove(&self.link);
         self.shared.switch.link_down(link, &mut self.intake.outlet);
@@ -264,14 +250,12 @@ impl LinkTask {
             if now.duration_since(self.last_read) > SILENCE {
                 return Err(LinkEnd::Silent);
             }
-            if !self.batch.is_empty() && now.duration_since(self.taken) > self.shared.stuck_after {
+            if self.connection.is_sending() && now.duration_since(self.taken) > self.shared.stuck_after {
                 return Err(LinkEnd::Stuck);
             }
-            let idle = self.batch.is_empty() && now.duration_since(self.last_write) > KEEP_ALIVE;
+            let idle = !self.connection.is_sending() && now.duration_since(self.last_write) > KEEP_ALIVE;
             if idle && self.deadline.is_none() {
-                self.batch.extend_from_slice(&Cell::new(Command::Dummy, TunnelId::new(0)).0);
-                self.written = 0;
-                self.taken = now;
+                self.seal_cell(&Cell::new(Command::Dummy, TunnelId::new(0)))?;
             }
         }
         Ok(())
@@ -297,60 +281,73 @@ impl LinkTask {
 
     /// Whether `self.cell` has become whole.
     fn poll_read_cell(&mut self, cx: &mut Context<'_>) -> Result<bool, LinkEnd> {
-        loop {
-            let mut room = ReadBuf::new(self.cell.0.get_mut(self.filled..).unwrap_or_default());
-            match Pin::new(&mut self.stream).poll_read(cx, &mut room) {
+        while self.filled < CELL {
+            match self.connection.poll_data(cx) {
                 Poll::Pending => return Ok(false),
                 Poll::Ready(Err(error)) => return Err(self.broken(&error)),
-                Poll::Ready(Ok(())) if room.filled().is_empty() => return Err(self.peer_closed()),
-                Poll::Ready(Ok(())) => self.filled += room.filled().len(),
-            }
-            if self.filled == CELL {
-                self.filled = 0;
-                return Ok(true);
+                Poll::Ready(Ok(false)) => return Err(self.peer_closed()),
+                Poll::Ready(Ok(true)) => {
+                    let room = self.cell.0.get_mut(self.filled..).unwrap_or_default();
+                    self.filled += self.connection.take_data(room);
+                }
             }
         }
+        self.filled = 0;
+        Ok(true)
     }
 
     fn poll_write_batch(&mut self, cx: &mut Context<'_>) -> Result<Progress, LinkEnd> {
         if self.shut || !self.poll_written(cx)? {
             return Ok(Progress::None);
         }
-        if self.link.pop(self.shared.clock.moment(), &mut self.batch, WRITE_BATCH) == 0 {
+        if self.seal_batch()? == 0 {
             return self.poll_last_words(cx);
         }
-        self.taken = Instant::now();
         self.poll_written(cx)?;
         Ok(Progress::Some)
     }
 
-    /// Whether everything that was taken from the queue has left for the kernel.
-    fn poll_written(&mut self, cx: &mut Context<'_>) -> Result<bool, LinkEnd> {
-        if self.batch.is_empty() {
-            return Ok(true);
-        }
-        while let Some(rest) = self.batch.get(self.written..).filter(|rest| !rest.is_empty()) {
-            match Pin::new(&mut self.stream).poll_write(cx, rest) {
-                Poll::Pending => return Ok(false),
-                Poll::Ready(Err(error)) => return Err(self.broken(&error)),
-                Poll::Ready(Ok(length)) => self.written += length,
+    /// Moves cells from the queue into records; how many.
+    fn seal_batch(&mut self) -> Result<usize, LinkEnd> {
+        let now = self.shared.clock.moment();
+        let mut cells = 0;
+        for _ in 0..RECORDS_AT_ONCE {
+            let sealed = self.connection.seal(|record| self.link.pop(now, record, CELLS_PER_RECORD));
+            let sealed = sealed.map_err(|error| self.broken(&error))?;
+            cells += sealed;
+            if sealed < CELLS_PER_RECORD {
+                break;
             }
         }
-        match Pin::new(&mut self.stream).poll_flush(cx) {
+        if cells > 0 {
+            self.taken = Instant::now();
+        }
+        Ok(cells)
+    }
+
+    fn seal_cell(&mut self, cell: &Cell) -> Result<(), LinkEnd> {
+        self.taken = Instant::now();
+        self.connection.seal(|record| record.extend_from_slice(&cell.0)).map_err(|error| self.broken(&error))
+    }
+
+    /// Whether everything that was taken from the queue has left for the kernel.
+    fn poll_written(&mut self, cx: &mut Context<'_>) -> Result<bool, LinkEnd> {
+        let was_sending = self.connection.is_sending();
+        match self.connection.poll_flush(cx) {
             Poll::Pending => return Ok(false),
             Poll::Ready(Err(error)) => return Err(self.broken(&error)),
             Poll::Ready(Ok(())) => {}
         }
-        self.batch.clear();
-        self.written = 0;
-        self.last_write = Instant::now();
+        if was_sending {
+            self.last_write = Instant::now();
+        }
         Ok(true)
     }
 
     /// With an empty queue and the end in sight, says goodbye as TLS does; the peer's goodbye ends the task.
     fn poll_last_words(&mut self, cx: &mut Context<'_>) -> Result<Progress, LinkEnd> {
         if self.deadline.is_some() {
-            match Pin::new(&mut self.stream).poll_shutdown(cx) {
+            match self.connection.poll_close(cx) {
                 Poll::Pending => {}
                 Poll::Ready(Err(error)) => return Err(self.broken(&error)),
                 Poll::Ready(Ok(())) => self.shut = true,
@@ -364,8 +361,10 @@ impl LinkTask {
     }
 
     fn broken(&self, error: &io::Error) -> LinkEnd {
+        let fault = error.get_ref().and_then(|cause| cause.downcast_ref::<Fault>());
         match error.kind() {
             _ if self.deadline.is_some() => LinkEnd::Closed,
+            _ if fault.is_some_and(|fault| fault.is_proven()) => LinkEnd::Misbehaved("a breach of TLS"),
             io::ErrorKind::UnexpectedEof => LinkEnd::PeerClosed,
             kind => LinkEnd::Broken(kind),
         }

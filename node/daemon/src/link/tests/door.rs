@@ -149,9 +149,14 @@ async fn who_proves_nothing_in_time_meets_the_web_server_too() {
 #[tokio::test]
 async fn garbage_below_tls_is_survived() {
     let (mut a, mut b) = (node(1), node(2));
-    for garbage in
-        [&[0u8; 4000][..], &[0x16, 3, 1, 0xff, 0xff, 1, 0, 0], b"GET / HTTP/1.1\r\n\r\n", &[0xff; 70_000]]
-    {
+    for garbage in [
+        &[0u8; 4000][..],
+        &[0x16, 3, 1, 0xff, 0xff, 1, 0, 0],
+        b"GET / HTTP/1.1\r\n\r\n",
+        &[0xff; 70_000],
+        // A goodbye before all, and more.
+        &[0x15, 3, 3, 0, 2, 1, 0, 0x16, 3, 1, 0, 1, 1],
+    ] {
         let mut tcp = TcpStream::connect(a.address()).await.unwrap();
         // It may be reset while we still write.
         let _ = tcp.write_all(garbage).await;
