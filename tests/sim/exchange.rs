@@ -13,13 +13,14 @@ use phantom_protocol::{
         seal::{PathPublic, PathSecret},
     },
     identity::{ApSecret, NodeId, NodeSecret},
+    limits::{AP_ENTRIES_KNOWN, RECORDS_MESSAGE},
     netdb::{ApEntry, EntryNode, Exchange, ExchangeOutput, ap_entry::epoch_of},
     network::Network,
     time::{Moment, Now, UnixTime},
     wire::{
         cell::LinkId,
         contact::{Contact, TlsKeys},
-        control::ControlMessage,
+        control::{ControlMessage, Published},
         record::NodeFacts,
     },
 };
@@ -35,6 +36,8 @@ struct ExchangeNode {
     links: Vec<(LinkId, NodeId)>,
     /// Dials under way for the exchange.
     wanted: Vec<NodeId>,
+    /// Made-up entries that it still has to tell its neighbours, if it is one of those.
+    flood: Vec<Published>,
 }
 
 impl SimNode for ExchangeNode {
@@ -79,6 +82,9 @@ impl SimNode for ExchangeNode {
     }
 
     fn poll_action(&mut self, now: Now) -> Option<Action<ControlMessage>> {
+        if let Some(action) = self.poll_flood() {
+            return Some(action);
+        }
         loop {
             match self.exchange.poll_output(now)? {
                 ExchangeOutput::Send { link, message } => return Some(Action::Send(link, message)),
@@ -94,6 +100,16 @@ impl SimNode for ExchangeNode {
                 }
             }
         }
+    }
+}
+
+impl ExchangeNode {
+    /// One message of made-up entries to the neighbour that it floods.
+    fn poll_flood(&mut self) -> Option<Action<ControlMessage>> {
+        let (link, _) = *self.links.first()?;
+        let count = self.flood.len().min(RECORDS_MESSAGE / 1_200);
+        let records: Vec<_> = self.flood.drain(..count).collect();
+        (count > 0).then_some(Action::Send(link, ControlMessage::Records(records)))
     }
 }
 
@@ -133,6 +149,7 @@ fn network_of(count: usize, seed: u64) -> Exchanges {
             rng,
             links: Vec::new(),
             wanted: Vec::new(),
+            flood: Vec::new(),
         };
         let place = network.add(node);
         network.with(place, |node, now| {
@@ -170,7 +187,10 @@ fn publish(network: &mut Exchanges, at: Place, secret: &ApSecret, issued: UnixTi
     };
     let mut rng = ChaCha20Rng::from_seed(network.seed());
     let sealed = entry.seal(secret, epoch_of(issued), &mut rng).unwrap();
-    network.with(at, |node, now| node.exchange.handle_published(now, sealed.bytes()));
+    network.with(at, |node, now| {
+        let own = node.id();
+        node.exchange.handle_published(now, LinkId::LOOP_A, own, sealed.bytes());
+    });
 }
 
 #[test]
@@ -226,6 +246,59 @@ fn a_party_is_found_everywhere_in_its_newest_entry() {
         let found = node.exchange.view().look_up(&secret.public(), network.now(place).unix).unwrap();
         assert_eq!(found.issued, UnixTime(issued.0 + 1));
     }
+}
+
+/// Entries of parties that nobody is.
+fn made_up(count: usize, issued: UnixTime, rng: &mut ChaCha20Rng) -> Vec<Published> {
+    let contact = Contact::listed(NodeId::from_bytes([1; 32]), address(1), TlsKeys::one([1; 32]));
+    let entry_nodes = vec![EntryNode { contact, route_key: RouteKey::from_bytes([1; 32]) }];
+    let entries = (0..count).map(|_| {
+        let secret = ApSecret::generate(rng);
+        let entry = ApEntry {
+            public: secret.public(),
+            entry_nodes: entry_nodes.clone(),
+            session_secret: SessionSecret::from_bytes([2; 32]),
+            capabilities: 0,
+            issued,
+            expiry: UnixTime(issued.0 + 3600),
+        };
+        Published::ApEntry(entry.seal(&secret, epoch_of(issued), rng).unwrap().bytes().to_vec())
+    });
+    entries.collect()
+}
+
+#[test]
+fn a_flood_of_made_up_entries_neither_displaces_a_service_nor_keeps_a_new_one_out() {
+    const NODES: usize = 6;
+    let mut network = network_of(NODES, 8);
+    network.run(Duration::from_secs(30));
+    let services: Vec<_> =
+        (0..4).map(|seed| ApSecret::generate(&mut ChaCha20Rng::from_seed([seed; 32]))).collect();
+    let everywhere = |network: &Exchanges, secret: &ApSecret| {
+        let now = network.now(Place(0)).unix;
+        network.nodes().all(|(_, node)| node.exchange.view().look_up(&secret.public(), now).is_some())
+    };
+    let issued = network.now(Place(0)).unix;
+    publish(&mut network, Place(1), &services[0], issued);
+    network.run(Duration::from_secs(10));
+    let flooder = Place(NODES - 1);
+    let mut rng = ChaCha20Rng::from_seed(network.seed());
+    let flood = made_up(AP_ENTRIES_KNOWN + 2_000, issued, &mut rng);
+    network.with(flooder, |node, _| node.flood = flood);
+    for (minute, secret) in (1..6).zip(services.iter().skip(1).map(Some).chain([None, None])) {
+        network.run(Duration::from_secs(60));
+        assert!(everywhere(&network, &services[0]), "the service is lost after {minute} min");
+        if let Some(secret) = secret {
+            let issued = network.now(Place(0)).unix;
+            publish(&mut network, Place(2), secret, issued);
+            network.run(Duration::from_secs(10));
+            assert!(everywhere(&network, secret), "a new service is not found after {minute} min");
+        }
+    }
+    // Without the flood having filled the tables, all this would say nothing.
+    let full = network.nodes().filter(|(_, node)| node.exchange.view().entry_count() == AP_ENTRIES_KNOWN);
+    assert!(full.count() >= NODES - 1);
+    assert_eq!(network.traffic.closed_by_nodes, 0);
 }
 
 #[test]

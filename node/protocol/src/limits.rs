@@ -90,6 +90,8 @@ pub const CLOCK_SKEW_SECS: u64 = 300;
 pub const AP_EPOCH_SECS: u64 = 24 * 3600;
 /// An AP entry is nothing any more after this; it is renewed every half hour.
 pub const AP_ENTRY_LIFE_SECS: u64 = 3 * 3600;
+/// A service that lives renews its entry sooner than this.
+pub const AP_ENTRY_RENEWED_SECS: u64 = 45 * 60;
 /// Entry nodes of an AP entry.
 pub const ENTRIES_PER_AP: usize = 6;
 /// What is too old is swept out this often.
@@ -109,7 +111,9 @@ pub const RECORD_BYTES: (u32, u32) = (1 << 20, 256 << 10);
 /// Signatures that are checked for one partner: at once, and per second.
 pub const CHECKS_PER_PARTNER: (u32, u32) = (30_000, 200);
 /// AP entries that are taken from terminals' paths: at once, and per second.
-pub const PUBLISHED_AT_TERMINALS: (u32, u32) = (200, 20);
+pub const PUBLISHED_AT_TERMINALS: (u32, u32) = (400, 100);
+/// Of them, those of the paths that come over one link.
+pub const PUBLISHED_BY_LINK: (u32, u32) = (20, 2);
 
 /// Largest datagram that a tunnel carries for a session.
 pub const DATAGRAM: usize = 1_312;

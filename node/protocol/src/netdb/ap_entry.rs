@@ -129,6 +129,39 @@ impl EntryKey {
     }
 }
 
+/// Where the entries of one party may be: worked out once, for each costs a multiplication.
+#[derive(Debug, Clone)]
+pub struct LookUp {
+    public: ApPublic,
+    today: u64,
+    /// Today's last: of entries that were issued together it is taken, for its secret is the one both clocks agree about.
+    keys: [Option<EntryKey>; 3],
+}
+
+impl LookUp {
+    /// For the time until the epoch ends.
+    pub fn new(public: ApPublic, now: UnixTime) -> LookUp {
+        let today = epoch_of(now);
+        let epochs = [today.checked_sub(1), today.checked_add(1), Some(today)];
+        LookUp { public, today, keys: epochs.map(|epoch| Some(EntryKey::of(&public, epoch?))) }
+    }
+
+    /// Whose.
+    pub fn public(&self) -> &ApPublic {
+        &self.public
+    }
+
+    /// Where to look.
+    pub fn keys(&self) -> impl Iterator<Item = &EntryKey> {
+        self.keys.iter().flatten()
+    }
+
+    /// Whether the epoch is still the one that it was made in.
+    pub fn is_current(&self, now: UnixTime) -> bool {
+        self.today == epoch_of(now)
+    }
+}
+
 impl ApEntry {
     /// Seals this entry for an epoch. Fails if it has no entry node, more than six, or one that cannot be dialled.
     pub fn seal(
@@ -253,6 +286,11 @@ impl VerifiedEntry {
     /// As it travels.
     pub fn bytes(&self) -> &[u8] {
         &self.0.bytes
+    }
+
+    /// Which it was made for.
+    pub fn epoch(&self) -> u64 {
+        self.0.epoch
     }
 
     /// Whether its epoch is still this one or a neighbour of it.

@@ -22,16 +22,17 @@ use rand_core::CryptoRng;
 
 use super::{
     ap_entry::{BadEntry, SealedEntry},
+    entries::Source,
     pace::{News, Pace},
     partner::{Partner, Records},
-    view::{RecordKey, Stored, View},
+    view::{RecordKey, Stored, Subnet, View},
 };
 use crate::{
     budget::Budget,
     identity::{NodeId, NodeSecret},
     limits::{
         NODE_RECORD_RENEW, PARTNER_PAUSE, PARTNER_PAUSE_ALONE, PARTNERS, PARTNERS_ASKED,
-        PUBLISHED_AT_TERMINALS, SWEEP,
+        PUBLISHED_AT_TERMINALS, PUBLISHED_BY_LINK, SWEEP,
     },
     network::Network,
     time::{Moment, Now, UnixTime},
@@ -56,7 +57,9 @@ pub struct Exchange {
     /// Links of those who wished for a partner and came when all places were taken.
     refused: BTreeSet<LinkId>,
     pace: Pace,
+    /// Entries that paths have brought to this terminal, in all and by the link of the path.
     published: Budget,
+    published_by: BTreeMap<LinkId, Budget>,
     outputs: VecDeque<ExchangeOutput>,
     /// The partner that is served next.
     turn: LinkId,
@@ -122,6 +125,7 @@ impl Exchange {
             refused: BTreeSet::new(),
             pace: Pace::default(),
             published: Budget::new(now, PUBLISHED_AT_TERMINALS),
+            published_by: BTreeMap::new(),
             outputs: VecDeque::new(),
             turn: LinkId(0),
             next_sweep: now + SWEEP,
@@ -176,6 +180,7 @@ impl Exchange {
     pub fn handle_link_down(&mut self, link: LinkId) {
         self.partners.remove(&link);
         self.refused.remove(&link);
+        self.published_by.remove(&link);
     }
 
     /// Records have come over a link.
@@ -194,13 +199,25 @@ impl Exchange {
         }
     }
 
-    /// An AP entry has come out of a path of which this node is the terminal, or is this node's own. Whoever sent it
-    /// is unknown, so what is bad or too much is dropped.
-    pub fn handle_published(&mut self, now: Now, entry: &[u8]) {
-        if self.published.allows(now.moment) {
+    /// An AP entry has come out of a path of which this node is the terminal, over the link to `peer`; that of its own
+    /// entries is to itself. Whoever sent it is unknown, so what is bad or too much is dropped.
+    pub fn handle_published(&mut self, now: Now, link: LinkId, peer: NodeId, entry: &[u8]) {
+        let of_link =
+            self.published_by.entry(link).or_insert_with(|| Budget::new(now.moment, PUBLISHED_BY_LINK));
+        if of_link.allows(now.moment) && self.published.allows(now.moment) {
+            of_link.spend(1);
             self.published.spend(1);
-            let _ = self.take_entry(now, None, entry);
+            let _ = self.take_entry(now, None, self.source(peer), entry);
         }
+    }
+
+    /// Whom a neighbour counts with.
+    fn source(&self, peer: NodeId) -> Source {
+        if peer == self.own {
+            return Source::Own;
+        }
+        let address = self.view.node(&peer).and_then(|node| node.record.contact().address);
+        address.map_or(Source::Unlisted, |address| Source::Network(Subnet::of(address.ip())))
     }
 
     /// Does what is due.
@@ -254,10 +271,13 @@ impl Exchange {
                 Err(bad) if !bad.is_forgivable() => Err(bad.into()),
                 _ => Ok(()),
             },
-            Published::ApEntry(bytes) => match self.take_entry(now, Some(link), bytes) {
-                Err(bad) if !bad.is_forgivable() => Err(bad.into()),
-                _ => Ok(()),
-            },
+            Published::ApEntry(bytes) => {
+                let peer = self.partners.get(&link).map_or(self.own, |partner| partner.id);
+                match self.take_entry(now, Some(link), self.source(peer), bytes) {
+                    Err(bad) if !bad.is_forgivable() => Err(bad.into()),
+                    _ => Ok(()),
+                }
+            }
         }
     }
 
@@ -280,14 +300,22 @@ impl Exchange {
         Ok(())
     }
 
-    fn take_entry(&mut self, now: Now, from: Option<LinkId>, bytes: &[u8]) -> Result<(), BadEntry> {
+    fn take_entry(
+        &mut self,
+        now: Now,
+        from: Option<LinkId>,
+        source: Source,
+        bytes: &[u8],
+    ) -> Result<(), BadEntry> {
         let entry = SealedEntry::decode(bytes)?;
         let key = RecordKey::ApEntry(entry.key());
-        if !self.is_worth_checking(now, from, key, entry.version()) {
+        if !self.view.has_room_for_entry(now.unix, &entry.key(), source)
+            || !self.is_worth_checking(now, from, key, entry.version())
+        {
             return Ok(());
         }
         let entry = entry.verify(now.unix)?;
-        if self.view.store_entry(entry) == Stored::New {
+        if self.view.store_entry(now.unix, entry, source) == Stored::New {
             self.handle_news(now, News { key, from });
         }
         Ok(())

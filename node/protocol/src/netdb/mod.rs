@@ -4,11 +4,13 @@
 //! distributed table takes its place. Look-ups are local, so nobody learns what was looked up.
 
 pub mod ap_entry;
+mod entries;
 pub mod exchange;
 mod pace;
 mod partner;
 pub mod view;
 
 pub use ap_entry::{ApEntry, EntryNode};
+pub use entries::Source;
 pub use exchange::{Exchange, ExchangeFault, ExchangeOutput};
 pub use view::{KnownNode, View};

@@ -1,15 +1,18 @@
 //! What a node knows of the network: the records of nodes and the sealed entries of parties (PROTOCOL §7).
 //!
 //! Every rule of a storer stands here: versions rise strictly, what has expired is gone, tables are bounded, and so
-//! is the number of nodes of one subnet. A full table refuses what is new: nothing is pushed out, or whoever invents
-//! nodes by the thousand could push out the honest ones.
+//! is the number of nodes of one subnet. A full table of nodes refuses what is new: nothing is pushed out, or whoever
+//! invents nodes by the thousand could push out the honest ones. That of entries is shared, see [`super::entries`].
 
 use std::{collections::BTreeMap, net::IpAddr};
 
-use super::ap_entry::{ApEntry, EntryKey, VerifiedEntry, epoch_of};
+use super::{
+    ap_entry::{ApEntry, EntryKey, LookUp, VerifiedEntry},
+    entries::{Entries, Source},
+};
 use crate::{
     identity::{ApPublic, NodeId},
-    limits::{AP_ENTRIES_KNOWN, NODES_KNOWN, NODES_PER_SUBNET},
+    limits::{NODES_KNOWN, NODES_PER_SUBNET},
     time::UnixTime,
     wire::{control::Published, record::VerifiedRecord},
 };
@@ -18,7 +21,7 @@ use crate::{
 #[derive(Debug, Default)]
 pub struct View {
     nodes: BTreeMap<NodeId, KnownNode>,
-    entries: BTreeMap<EntryKey, VerifiedEntry>,
+    entries: Entries,
     subnets: BTreeMap<Subnet, usize>,
 }
 
@@ -107,11 +110,19 @@ impl View {
 
     /// How a party is reached: its newest entry of this epoch or a neighbouring one, this one's if they are equally new.
     pub fn look_up(&self, public: &ApPublic, now: UnixTime) -> Option<ApEntry> {
-        let today = epoch_of(now);
-        // Of entries that were issued together the last one is taken: today's, whose secret both clocks agree about.
-        let epochs = [today.checked_sub(1), today.checked_add(1), Some(today)];
-        let entries = epochs.into_iter().flatten().filter_map(|epoch| self.look_up_in(public, epoch, now));
+        self.find(&LookUp::new(*public, now), now)
+    }
+
+    /// The same, where it is looked for more than once.
+    pub fn find(&self, look_up: &LookUp, now: UnixTime) -> Option<ApEntry> {
+        let sealed = look_up.keys().filter_map(|key| self.entries.get(key));
+        let entries = sealed.filter_map(|entry| entry.open(look_up.public(), now));
         entries.max_by_key(|entry| entry.issued)
+    }
+
+    /// Rises whenever a sealed entry comes or goes: until then a look-up finds what it found.
+    pub fn entry_changes(&self) -> u64 {
+        self.entries.changes()
     }
 
     /// The newest entry of a party in one epoch.
@@ -140,14 +151,13 @@ impl View {
     }
 
     /// Keeps a sealed entry, if it is newer than what is known and there is room.
-    pub fn store_entry(&mut self, entry: VerifiedEntry) -> Stored {
-        match self.entries.get(&entry.key()) {
-            Some(known) if known.version() >= entry.version() => return Stored::Stale,
-            None if self.entries.len() >= AP_ENTRIES_KNOWN => return Stored::Full,
-            _ => {}
-        }
-        self.entries.insert(entry.key(), entry);
-        Stored::New
+    pub fn store_entry(&mut self, now: UnixTime, entry: VerifiedEntry, source: Source) -> Stored {
+        self.entries.store(now, entry, source)
+    }
+
+    /// Whether a sealed entry of this source would find a place.
+    pub(super) fn has_room_for_entry(&self, now: UnixTime, key: &EntryKey, source: Source) -> bool {
+        self.entries.has_room(now, key, source)
     }
 
     /// Forgets what has expired.
@@ -157,14 +167,14 @@ impl View {
         for id in over {
             self.remove_node(&id);
         }
-        self.entries.retain(|_, entry| entry.is_current(now));
+        self.entries.sweep(now);
     }
 
     /// The version that is known of a record; versions of both tables rise.
     pub(super) fn version(&self, key: &RecordKey) -> Option<u64> {
         match key {
             RecordKey::Node(id) => self.nodes.get(id).map(|node| node.record.version().0),
-            RecordKey::ApEntry(key) => self.entries.get(key).map(VerifiedEntry::version),
+            RecordKey::ApEntry(key) => self.entries.version(key),
         }
     }
 
@@ -183,7 +193,7 @@ impl View {
     /// Everything that is known: the nodes, then the entries.
     pub(super) fn keys(&self) -> impl Iterator<Item = RecordKey> {
         let nodes = self.nodes.keys().copied().map(RecordKey::Node);
-        nodes.chain(self.entries.keys().copied().map(RecordKey::ApEntry))
+        nodes.chain(self.entries.keys().map(RecordKey::ApEntry))
     }
 
     fn nodes_of(&self, subnet: Subnet) -> usize {

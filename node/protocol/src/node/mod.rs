@@ -348,7 +348,11 @@ impl Node {
                 self.note_death(now, tunnel, out);
             }
             SwitchEvent::OwnedPathEnded { path } => self.forget_path(now, path),
-            SwitchEvent::Publish { entry } => self.exchange.handle_published(now, &entry),
+            SwitchEvent::Publish { link, entry } => {
+                if let Some(peer) = self.neighbours.node(link) {
+                    self.exchange.handle_published(now, link, peer, &entry);
+                }
+            }
             SwitchEvent::Misbehaved { link, what } if what.is_the_peers_own() => {
                 self.outputs.push_back(Output::CloseLink(link));
             }

@@ -9,16 +9,15 @@ use super::{GroupId, Node, Output, pool::Avoid};
 use crate::{
     crypto::proof::Token,
     identity::{ApPublic, NodeId},
+    netdb::{ApEntry, View, ap_entry::LookUp},
     path::plan::PlanError,
-    time::{Moment, Now},
+    time::{Moment, Now, UnixTime},
     tunnel::{Outlet, OwnedPathId},
     wire::opener::Opener,
 };
 
 /// An entry that was published a moment ago may still be on its way to us.
 const LOOKUP: Duration = Duration::from_secs(5);
-/// How often an unknown peer is looked for.
-const LOOK_AGAIN: Duration = Duration::from_millis(100);
 /// A path may have to be built first.
 const BUILD: Duration = Duration::from_secs(25);
 /// Requests that wait at once; more are refused.
@@ -65,8 +64,7 @@ pub(super) struct WaitingOpen {
     /// Until when an unknown peer may become known: counted from when there is a path, for who has none may not know
     /// the network yet.
     known_by: Option<Moment>,
-    /// Look-ups cost: not before this.
-    look_at: Moment,
+    search: Search,
     /// Until when there must be a path.
     deadline: Moment,
 }
@@ -74,14 +72,37 @@ pub(super) struct WaitingOpen {
 impl WaitingOpen {
     /// When it must be looked at again.
     fn next_timeout(&self) -> Moment {
-        let next = self.known_by.map_or(self.deadline, |known_by| known_by.min(self.look_at));
-        next.min(self.deadline)
+        self.known_by.map_or(self.deadline, |known_by| known_by.min(self.deadline))
     }
 
     /// Nobody knows the peer: true if that is final.
     fn is_unknown(&mut self, now: Moment) -> bool {
-        self.look_at = now + LOOK_AGAIN;
         *self.known_by.get_or_insert(now + LOOKUP) <= now || self.deadline <= now
+    }
+}
+
+/// Looks for one peer's entry. What it has found holds until entries come or go, for looking costs.
+struct Search {
+    look_up: LookUp,
+    /// At how many changes it looked last, and what it found.
+    found: Option<(u64, Option<ApEntry>)>,
+}
+
+impl Search {
+    fn new(peer: ApPublic, now: UnixTime) -> Search {
+        Search { look_up: LookUp::new(peer, now), found: None }
+    }
+
+    fn look(&mut self, view: &View, now: UnixTime) -> Option<&ApEntry> {
+        if !self.look_up.is_current(now) {
+            *self = Search::new(*self.look_up.public(), now);
+        }
+        let changes = view.entry_changes();
+        if self.found.as_ref().is_none_or(|(at, _)| *at != changes) {
+            self.found = Some((changes, view.find(&self.look_up, now)));
+        }
+        let (_, entry) = self.found.as_ref()?;
+        entry.as_ref().filter(|entry| entry.expiry > now)
     }
 }
 
@@ -89,7 +110,6 @@ enum Attempt {
     Sent,
     UnknownPeer,
     NoPath,
-    TooEarly,
 }
 
 impl Node {
@@ -100,9 +120,9 @@ impl Node {
         }
         self.suspect(now, &request.avoid_paths, out);
         self.opens.push(WaitingOpen {
+            search: Search::new(request.peer, now.unix),
             request,
             known_by: None,
-            look_at: now.moment,
             deadline: now.moment + BUILD,
         });
         self.settle(now, out);
@@ -116,7 +136,7 @@ impl Node {
     /// Serves what can be served, refuses what has waited too long.
     pub(super) fn serve_opens(&mut self, now: Now, out: &mut impl Outlet) {
         for mut open in std::mem::take(&mut self.opens) {
-            match self.attempt(now, &open, out) {
+            match self.attempt(now, &mut open, out) {
                 Attempt::Sent => {}
                 Attempt::UnknownPeer if open.is_unknown(now.moment) => {
                     self.refuse(&open.request, OpenFailure::UnknownPeer);
@@ -125,7 +145,7 @@ impl Node {
                     let obstacle = self.stats.obstacle;
                     self.refuse(&open.request, OpenFailure::NoPath(obstacle));
                 }
-                Attempt::UnknownPeer | Attempt::NoPath | Attempt::TooEarly => self.opens.push(open),
+                Attempt::UnknownPeer | Attempt::NoPath => self.opens.push(open),
             }
         }
     }
@@ -135,15 +155,12 @@ impl Node {
         self.opens.iter().map(WaitingOpen::next_timeout).min()
     }
 
-    fn attempt(&mut self, now: Now, open: &WaitingOpen, out: &mut impl Outlet) -> Attempt {
+    fn attempt(&mut self, now: Now, open: &mut WaitingOpen, out: &mut impl Outlet) -> Attempt {
         let request = &open.request;
         if !self.pool.serves(request.group, &request.avoid_paths, now.unix) {
             return Attempt::NoPath;
         }
-        if now.moment < open.look_at {
-            return Attempt::TooEarly;
-        }
-        let Some(contents) = self.exchange.view().look_up(&request.peer, now.unix) else {
+        let Some(contents) = open.search.look(self.exchange.view(), now.unix) else {
             return Attempt::UnknownPeer;
         };
         let all = contents.entry_nodes.as_slice();
@@ -162,7 +179,7 @@ impl Node {
                 self.outputs.push_back(Output::Opened {
                     ticket: request.ticket,
                     tunnel,
-                    secret: contents.session_secret,
+                    secret: contents.session_secret.clone(),
                     entry: way.contact.id,
                     path,
                 });
@@ -185,5 +202,49 @@ impl Node {
 
     fn refuse(&mut self, request: &OpenRequest, why: OpenFailure) {
         self.outputs.push_back(Output::OpenFailed { ticket: request.ticket, why });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::netdb::{
+        Source,
+        ap_entry::{
+            epoch_of,
+            tests::{NOW, entry, party, rng},
+        },
+        view::Stored,
+    };
+
+    fn publish(view: &mut View, seed: u8, issued: UnixTime) {
+        let sealed = entry(seed, 1, issued).seal(&party(seed), epoch_of(NOW), &mut rng(2)).unwrap();
+        assert_eq!(view.store_entry(NOW, sealed.verify(NOW).unwrap(), Source::Own), Stored::New);
+    }
+
+    #[test]
+    fn who_waits_looks_again_when_entries_change_and_not_before() {
+        let mut view = View::new();
+        let mut search = Search::new(party(1).public(), NOW);
+        assert_eq!(search.look(&view, NOW), None);
+        let looked = |search: &Search| search.found.as_ref().map(|(at, _)| *at);
+        let first = looked(&search);
+        // What it has found is not looked for again: a mark left there stays.
+        search.found = Some((view.entry_changes(), Some(entry(1, 2, NOW))));
+        assert_eq!(search.look(&view, NOW).unwrap().entry_nodes.len(), 2);
+        publish(&mut view, 1, NOW);
+        assert_eq!(search.look(&view, NOW).unwrap().entry_nodes.len(), 1);
+        assert!(looked(&search) > first);
+        publish(&mut view, 1, UnixTime(NOW.0 + 1));
+        assert_eq!(search.look(&view, NOW).unwrap().issued, UnixTime(NOW.0 + 1));
+    }
+
+    #[test]
+    fn what_was_found_is_nothing_when_it_has_expired() {
+        let mut view = View::new();
+        publish(&mut view, 1, NOW);
+        let mut search = Search::new(party(1).public(), NOW);
+        let expiry = search.look(&view, NOW).unwrap().expiry;
+        assert_eq!(search.look(&view, expiry), None);
     }
 }

@@ -205,6 +205,8 @@ pub enum SwitchEvent {
     },
     /// A tunnel's owner wants this node, its terminal, to put an AP entry into the network database. Not checked.
     Publish {
+        /// The link that it came over.
+        link: LinkId,
         /// The encoded entry.
         entry: Vec<u8>,
     },

@@ -199,7 +199,7 @@ impl Switch {
             Opener::Join { entry, .. } => out.report(SwitchEvent::Dial { exit, entry }),
             Opener::Echo => out.forward(terminal.owner.0, &terminal.speak(Kind::Echo, &[])),
             Opener::Publish { entry } => {
-                out.report(SwitchEvent::Publish { entry });
+                out.report(SwitchEvent::Publish { link: terminal.owner.0, entry });
                 let answer = terminal.speak(Kind::Answer, &[Answer::Published as u8]);
                 out.forward(terminal.owner.0, &answer);
             }

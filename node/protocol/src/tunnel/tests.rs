@@ -133,7 +133,8 @@ fn an_entry_is_published_at_the_terminal() {
     let tunnel = net.open(&path, &Opener::Publish { entry: entry.clone() });
     net.run();
     assert_eq!(net.take_events(0), [SwitchEvent::Answered { tunnel, answer: Answer::Published }]);
-    assert_eq!(net.take_events(3), [SwitchEvent::Publish { entry }]);
+    let link = net.link(3, 2).0;
+    assert_eq!(net.take_events(3), [SwitchEvent::Publish { link, entry }]);
     net.assert_no_tunnels();
     let too_long = Opener::Publish { entry: vec![7; opener::MAX_PUBLISHED + 1] };
     assert!(net.at(0, |switch, out| switch.open_tunnel(Moment(0), path.id, &too_long, out)).is_none());

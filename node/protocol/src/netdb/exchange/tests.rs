@@ -46,6 +46,13 @@ fn exchange() -> Exchange {
     exchange
 }
 
+/// The link of a path that ends here.
+const PATH: LinkId = LinkId(90);
+
+fn hand_in(exchange: &mut Exchange, entry: &[u8]) {
+    exchange.handle_published(start(), PATH, secret(90).id(), entry);
+}
+
 fn outputs(exchange: &mut Exchange, now: Now) -> Vec<ExchangeOutput> {
     std::iter::from_fn(|| exchange.poll_output(now)).collect()
 }
@@ -86,7 +93,7 @@ fn two_partners_with_the_same_news_are_told_nothing() {
 fn a_new_partner_is_told_everything_and_who_asked_says_so() {
     let mut exchange = exchange();
     exchange.handle_records(start(), ONE, &[record(1, START)]);
-    exchange.handle_published(start(), &ap_entry(1, START));
+    hand_in(&mut exchange, &ap_entry(1, START));
     outputs(&mut exchange, start());
     exchange.handle_partner_up(start(), LinkId(12), secret(102).id(), true);
     let told = vec![record(1, START), Published::ApEntry(ap_entry(1, START))];
@@ -152,13 +159,14 @@ fn messages_are_bounded_and_so_are_bytes_per_second() {
     // More entries than a partner may be sent at once.
     let count = RECORD_BYTES.0 as usize / 1_118 + 200;
     exchange.published = Budget::new(start().moment, (10_000, 1));
+    exchange.published_by.insert(PATH, Budget::new(start().moment, (10_000, 1)));
     let mut rng = ChaCha20Rng::from_seed([1; 32]);
     for _ in 0..count {
         let secret = crate::identity::ApSecret::generate(&mut rng);
         let mut entry = entry(1, 1, UnixTime(START));
         entry.public = secret.public();
         let sealed = entry.seal(&secret, epoch_of(UnixTime(START)), &mut rng).unwrap();
-        exchange.handle_published(start(), sealed.bytes());
+        hand_in(&mut exchange, sealed.bytes());
     }
     let sent = outputs(&mut exchange, start());
     for output in &sent {
@@ -196,32 +204,42 @@ fn the_own_record_is_renewed_and_outlives_a_clock_put_back() {
 fn what_has_expired_is_forgotten() {
     let mut exchange = exchange();
     exchange.handle_records(start(), ONE, &[record(1, START)]);
-    exchange.handle_published(start(), &ap_entry(1, START));
-    let hours = at(Duration::from_secs(3 * 3600));
-    exchange.handle_timeout(hours, &mut rng(1));
-    assert_eq!((exchange.view().node_count(), exchange.view().entry_count()), (0, 1));
-    let days = at(Duration::from_secs(2 * 86_400));
-    exchange.handle_timeout(days, &mut rng(1));
-    assert_eq!(exchange.view().entry_count(), 0);
+    hand_in(&mut exchange, &ap_entry(1, START));
+    for (hours, left) in [(2, 1), (3, 0)] {
+        exchange.handle_timeout(at(Duration::from_secs(hours * 3600)), &mut rng(1));
+        assert_eq!((exchange.view().node_count(), exchange.view().entry_count()), (left, left), "{hours} h");
+    }
 }
 
 #[test]
 fn a_published_entry_is_found_by_name_in_its_newest_version() {
     let mut exchange = exchange();
-    exchange.handle_published(start(), &ap_entry(1, START));
-    exchange.handle_published(start(), &ap_entry(1, START + 5));
-    exchange.handle_published(start(), &ap_entry(1, START + 3));
-    exchange.handle_published(start(), b"garbage");
+    hand_in(&mut exchange, &ap_entry(1, START));
+    hand_in(&mut exchange, &ap_entry(1, START + 5));
+    hand_in(&mut exchange, &ap_entry(1, START + 3));
+    hand_in(&mut exchange, b"garbage");
     let found = exchange.view().look_up(&party(1).public(), UnixTime(START)).unwrap();
     assert_eq!(found.issued, UnixTime(START + 5));
     assert_eq!(exchange.view().look_up(&party(2).public(), UnixTime(START)), None);
 }
 
 #[test]
+fn the_paths_of_one_link_do_not_use_up_what_terminals_take() {
+    let mut exchange = exchange();
+    (0..200).for_each(|version| hand_in(&mut exchange, &ap_entry(1, START + version)));
+    let last = exchange.view().look_up(&party(1).public(), UnixTime(START)).unwrap().issued;
+    assert_eq!(last, UnixTime(START + u64::from(PUBLISHED_BY_LINK.0) - 1));
+    exchange.handle_published(start(), LinkId(91), secret(91).id(), &ap_entry(2, START));
+    assert!(exchange.view().look_up(&party(2).public(), UnixTime(START)).is_some());
+    exchange.handle_link_down(PATH);
+    assert_eq!(exchange.published_by.len(), 1);
+}
+
+#[test]
 fn terminals_take_a_bounded_number_of_entries() {
     let mut exchange = exchange();
     exchange.published.spend(PUBLISHED_AT_TERMINALS.0 as usize);
-    exchange.handle_published(start(), &ap_entry(1, START));
+    hand_in(&mut exchange, &ap_entry(1, START));
     assert_eq!(exchange.view().entry_count(), 0);
 }
 
