@@ -120,6 +120,10 @@ pub const DATAGRAM: usize = 1_312;
 
 /// Setup arrays that a link may bring at once, after a rest.
 pub const ARRAYS_BURST: u32 = 30;
+/// Setup arrays that a node opens, whoever brings them: at once, and per second. Each takes a fraction of a millisecond.
+pub const ARRAYS_OF_ALL: (u32, u32) = (400, 200);
+/// Setup arrays that wait until they may be opened.
+pub const ARRAYS_WAITING: usize = 512;
 /// Setups that a node remembers for one link, in any state.
 pub const SETUPS_PER_LINK: usize = 320;
 /// Setup arrays that a node holds while it waits for links.

@@ -364,7 +364,7 @@ impl Node {
 
     /// Time has passed.
     pub fn handle_timeout(&mut self, now: Now, out: &mut impl Outlet) {
-        self.setups.handle_timeout(now);
+        self.setups.handle_timeout(now, &mut self.path_keys);
         self.builds.handle_timeout(now, &mut self.rng);
         if self.path_keys.handle_timeout(now.unix, &mut self.rng) {
             self.announce(now);

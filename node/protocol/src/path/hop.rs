@@ -16,6 +16,7 @@ use std::{
 use super::{
     array::{Peeled, box_key, peel_box, peel_setup},
     keys::PathKeys,
+    turns::{Arrived, Turns},
 };
 use crate::{
     crypto::{Key, proof::RouteKey},
@@ -73,6 +74,7 @@ pub struct HopSetups {
     /// All deadlines are equally far away when they are set, so this is in order. Some are of setups that are gone.
     deadlines: VecDeque<(Moment, Place)>,
     budgets: BTreeMap<LinkId, Budget>,
+    turns: Turns,
     outputs: VecDeque<HopOutput>,
 }
 
@@ -118,6 +120,7 @@ impl HopSetups {
             setups: BTreeMap::new(),
             deadlines: VecDeque::new(),
             budgets: BTreeMap::new(),
+            turns: Turns::new(),
             outputs: VecDeque::new(),
         }
     }
@@ -134,11 +137,27 @@ impl HopSetups {
         array: SetupArray,
         keys: &mut PathKeys,
     ) {
+        let budget = self.budgets.entry(from).or_insert_with(|| Budget::full(now.moment));
+        if budget.take(now.moment) {
+            let left = budget.left();
+            self.turns.push(left, Arrived { from, from_id, round, connection, array });
+        } else {
+            self.setups.remove(&(from, connection));
+        }
+        self.open_arrays(now, keys);
+    }
+
+    /// Opens what has come in, as fast as that is allowed.
+    fn open_arrays(&mut self, now: Now, keys: &mut PathKeys) {
+        while let Some(arrived) = self.turns.pop(now.moment) {
+            self.open_array(now, arrived, keys);
+        }
+    }
+
+    fn open_array(&mut self, now: Now, arrived: Arrived, keys: &mut PathKeys) {
+        let Arrived { from, from_id, round, connection, array } = arrived;
         // Whatever comes with this id and is not the valid round 2 that it waits for erases it: it is out of the map.
         let known = self.setups.remove(&(from, connection));
-        if !self.budgets.entry(from).or_insert_with(|| Budget::full(now.moment)).take(now.moment) {
-            return;
-        }
         match (known, round) {
             (None, Round::One) => self.begin(now, (from, connection), from_id, array, keys),
             (Some(Setup { deadline, state: State::Between(between) }), Round::Two)
@@ -168,11 +187,13 @@ impl HopSetups {
     /// The link is gone, and with it all setups that came over it or need it.
     pub fn handle_link_down(&mut self, link: LinkId) {
         self.budgets.remove(&link);
+        self.turns.handle_link_down(link);
         self.setups.retain(|(from, _), setup| *from != link && !setup.uses(link));
     }
 
-    /// Forgets what is 30 seconds old.
-    pub fn handle_timeout(&mut self, now: Now) {
+    /// Opens what has waited, forgets what is 30 seconds old.
+    pub fn handle_timeout(&mut self, now: Now, keys: &mut PathKeys) {
+        self.open_arrays(now, keys);
         while let Some((deadline, place)) = self.deadlines.front().copied()
             && deadline <= now.moment
         {
@@ -185,7 +206,8 @@ impl HopSetups {
 
     /// When to call [`HopSetups::handle_timeout`].
     pub fn next_timeout(&self) -> Option<Moment> {
-        self.deadlines.front().map(|(deadline, _)| *deadline)
+        let deadline = self.deadlines.front().map(|(deadline, _)| *deadline);
+        deadline.into_iter().chain(self.turns.next_timeout()).min()
     }
 
     /// What to do next.
@@ -400,5 +422,10 @@ impl Budget {
         let rest = self.credit.checked_sub(PRICE);
         self.credit = rest.unwrap_or(self.credit);
         rest.is_some()
+    }
+
+    /// How many more it may bring at once.
+    fn left(&self) -> u32 {
+        (self.credit.as_micros() / PRICE.as_micros()) as u32
     }
 }

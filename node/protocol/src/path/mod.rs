@@ -18,6 +18,7 @@ pub mod keys;
 mod layout;
 pub mod pacer;
 pub mod plan;
+mod turns;
 
 pub use circle::own_terminal;
 

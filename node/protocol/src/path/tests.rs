@@ -212,7 +212,7 @@ impl World {
         self.builds.handle_timeout(self.now, &mut self.rng);
         self.owner_outputs();
         for helper in self.helpers.values_mut() {
-            helper.setups.handle_timeout(self.now);
+            helper.setups.handle_timeout(self.now, &mut helper.keys);
         }
     }
 
