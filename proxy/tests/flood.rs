@@ -5,7 +5,7 @@
 use std::{
     io::{Read, Write},
     net::{SocketAddr, TcpListener, TcpStream},
-    sync::Arc,
+    sync::{Arc, mpsc},
     thread,
     time::Duration,
 };
@@ -30,17 +30,16 @@ fn resident() -> usize {
 }
 
 fn proxy(limits: Limits, far: SocketAddr) -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    listener.set_nonblocking(true).unwrap();
-    let here = listener.local_addr().unwrap();
+    let (tell, told) = mpsc::channel();
     thread::spawn(move || {
         tokio::runtime::Runtime::new().unwrap().block_on(async {
-            let listener = tokio::net::TcpListener::from_std(listener).unwrap();
+            let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+            tell.send(listener.local_addr().unwrap()).unwrap();
             let proxy = Proxy::new(Config { limits, ..Config::default() });
             proxy.serve(listener, Arc::new(ToFar(far))).await.unwrap();
         });
     });
-    here
+    told.recv().unwrap()
 }
 
 fn half_open(proxy: SocketAddr, number: usize) -> TcpStream {

@@ -96,12 +96,16 @@ impl Dial for TestDial {
     }
 
     async fn listen(&self, request: Request) -> Result<Listening<TcpStream>, DialError> {
+        let nobody_comes = request.host == Host::Name("nobody.example".into());
         self.hear(request).await?;
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let here = listener.local_addr()?;
         let guard = TellsWhenDropped(self.dropped.clone());
         let accepted = async move {
             let _guard = guard;
+            if nobody_comes {
+                return Err(DialError::TimedOut);
+            }
             let (connection, peer) = listener.accept().await?;
             Ok(Accepted { connection, host: Host::Ip(peer.ip()), port: peer.port() })
         };
