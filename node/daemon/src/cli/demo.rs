@@ -77,7 +77,7 @@ pub(super) async fn run(args: Args) -> anyhow::Result<()> {
         Vec::new()
     });
     let address = socks.local_addr()?;
-    let doors = open(&started.client, Doors { socks: Some(socks), sockets });
+    let doors = open(&started.client, Doors { socks: Some(socks), dns: None, sockets });
     print(&started, address, hops).await;
     if let Some(file) = &args.ready_file {
         let (site, invitation) = (started.url.as_str(), started.invitation.as_str());

@@ -15,7 +15,7 @@ use super::running::{SOCKS, asked_to_end, end, open, raise_limits};
 use crate::{
     daemon::{Config, Daemon},
     demo::local_network,
-    doors::{Doors, NodeHandle as _, bind_sockets, bind_socks, local_socket::node_places},
+    doors::{DnsPort, Doors, NodeHandle as _, bind_sockets, bind_socks, local_socket::node_places},
     store,
 };
 
@@ -45,6 +45,9 @@ pub(super) struct Args {
     /// Where programs find SOCKS5
     #[arg(long, value_name = "ADDR", default_value = SOCKS)]
     socks: SocketAddr,
+    /// Where programs find DNS for names in .ap, which refuses all others; without it, nowhere
+    #[arg(long, value_name = "ADDR")]
+    dns: Option<SocketAddr>,
     /// Where the node keeps its keys [default: ~/.local/state/phantom]
     #[arg(long, value_name = "DIR")]
     state: Option<PathBuf>,
@@ -56,6 +59,10 @@ pub(super) struct Args {
 pub(super) async fn run(args: Args) -> anyhow::Result<()> {
     raise_limits();
     let socks = bind_socks(args.socks).await?;
+    let dns = match args.dns {
+        Some(address) => Some(DnsPort::bind(address).await?),
+        None => None,
+    };
     let state = match &args.state {
         Some(state) => std::path::absolute(state).context("The current folder is gone")?,
         None => store::default_folder()?,
@@ -64,7 +71,11 @@ pub(super) async fn run(args: Args) -> anyhow::Result<()> {
     let sockets = bind_sockets(&node_places(&state)).await?;
     let alone = args.join.is_none();
     greet(&daemon, &socks.local_addr()?, &state, alone);
-    let doors = open(&daemon, Doors { socks: Some(socks), sockets });
+    if let Some(dns) = &dns {
+        let here = dns.address()?;
+        println!("dns       {here}   (dig @{} -p {} NAME.ap AAAA)", here.ip(), here.port());
+    }
+    let doors = open(&daemon, Doors { socks: Some(socks), dns, sockets });
     tokio::select! {
         result = asked_to_end() => result?,
         never = tell_news(&daemon, alone) => match never {},

@@ -1,7 +1,8 @@
 //! The doors of a node: where local programs come in (PROTOCOL §8).
 //!
-//! SOCKS5 for any program, the local socket for the command line. A door knows the node only as a [`NodeHandle`].
+//! The proxy port for any program, DNS for `.ap`, the local socket for the command line. A door knows the node only as a [`NodeHandle`].
 
+mod dns;
 pub mod local_socket;
 mod names;
 mod running;
@@ -21,13 +22,17 @@ use futures_util::future::join_all;
 use phantom_protocol::identity::ApPublic;
 use phantom_proxy::{Config, Connection, Elsewhere, Pac, Proxy};
 use serde::{Deserialize, Serialize};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket};
 
+pub use dns::DnsPort;
 pub use local_socket::{BindError, LocalClient, LocalSocket};
 pub use names::Names;
 pub use running::RunningNode;
 pub use socks::SocksDoor;
 pub use status::{Link, Paths, ReadyPath, Service, Status};
+
+/// Programs that have connected to the proxy port and were not looked at yet.
+const QUEUE: u32 = 1024;
 
 pub trait NodeHandle: Send + Sync + 'static {
     /// A connection to a port of a peer.
@@ -91,6 +96,8 @@ pub fn is_label(text: &str) -> bool {
 pub struct Doors {
     /// For programs.
     pub socks: Option<TcpListener>,
+    /// For programs and resolvers that ask for names.
+    pub dns: Option<DnsPort>,
     /// For the command line.
     pub sockets: Vec<LocalSocket>,
 }
@@ -100,18 +107,23 @@ impl Doors {
     pub async fn serve<N: NodeHandle>(self, node: Arc<N>) {
         let sockets = join_all(self.sockets.into_iter().map(|socket| socket.serve(node.clone())));
         let names = Arc::new(Names::default());
+        let dns = async {
+            if let Some(port) = self.dns {
+                port.serve(names.clone()).await;
+            }
+        };
         let proxy = proxy();
         let socks = async {
             match self.socks {
                 None => pending().await,
                 Some(listener) => {
                     let Err(error) =
-                        proxy.serve(listener, Arc::new(SocksDoor::new(node.clone(), names))).await;
+                        proxy.serve(listener, Arc::new(SocksDoor::new(node.clone(), names.clone()))).await;
                     tracing::error!("the SOCKS port is closed: {error}");
                 }
             }
         };
-        tokio::join!(sockets, socks);
+        tokio::join!(sockets, socks, dns);
     }
 }
 
@@ -128,7 +140,7 @@ pub async fn bind_socks(address: SocketAddr) -> anyhow::Result<TcpListener> {
         address.ip().is_loopback(),
         "The SOCKS port {address} could be used from other machines. Put it on 127.0.0.1 or [::1]."
     );
-    TcpListener::bind(address).await.map_err(|error| {
+    listen(address).map_err(|error| {
         let other = SocketAddr::new(address.ip(), address.port().checked_add(1).unwrap_or(9070));
         match error.kind() {
             io::ErrorKind::AddrInUse => anyhow!(
@@ -139,6 +151,14 @@ pub async fn bind_socks(address: SocketAddr) -> anyhow::Result<TcpListener> {
             ),
         }
     })
+}
+
+/// A browser that starts, or a crawler, opens connections by the hundred: with the usual queue of 128 some would wait a second.
+fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(QUEUE)
 }
 
 /// Opens the local socket at those of `places` where no other node answers; the first must be free.

@@ -1,0 +1,95 @@
+//! DNS for `.ap` on a loopback port (PROTOCOL §8).
+//!
+//! A full name holds its key, so its address is computed here: no question leaves the machine. Every full name has an
+//! address, whether or not somebody answers to it. What is not of the zone is refused by [`phantom_resolver`].
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+};
+
+use anyhow::{Context, ensure};
+use phantom_protocol::address::ApName;
+use phantom_resolver::{Addresses, Lookup, NoAnswer};
+use tokio::net::{TcpListener, UdpSocket};
+
+use super::Names;
+
+/// A DNS port, open but not yet served.
+#[derive(Debug)]
+pub struct DnsPort {
+    udp: UdpSocket,
+    tcp: TcpListener,
+}
+
+impl DnsPort {
+    /// Opens both transports at an address of this machine.
+    pub async fn bind(address: SocketAddr) -> anyhow::Result<DnsPort> {
+        ensure!(
+            address.ip().is_loopback(),
+            "The DNS port {address} could be used from other machines. Put it on 127.0.0.1 or [::1]."
+        );
+        let why = || {
+            format!("The DNS port {address} cannot be opened. Choose another one: --dns {}:0", address.ip())
+        };
+        let tcp = TcpListener::bind(address).await.with_context(why)?;
+        let udp = UdpSocket::bind(tcp.local_addr()?).await.with_context(why)?;
+        Ok(DnsPort { udp, tcp })
+    }
+
+    /// Where it is.
+    pub fn address(&self) -> std::io::Result<SocketAddr> {
+        self.udp.local_addr()
+    }
+
+    /// Answers until the future is dropped.
+    pub(super) async fn serve(self, names: Arc<Names>) {
+        let ended = phantom_resolver::serve(self.udp, self.tcp, DnsDoor(names)).await;
+        tracing::error!(
+            "the DNS port is closed: {}",
+            ended.err().map_or("it ended".into(), |why| why.to_string())
+        );
+    }
+}
+
+/// What the zone asks.
+struct DnsDoor(Arc<Names>);
+
+impl Lookup for DnsDoor {
+    async fn lookup(&self, host: &str) -> Result<Addresses, NoAnswer> {
+        let name = host.parse::<ApName>().map_err(|_| NoAnswer::NoSuchName)?;
+        Ok(Addresses { alias: None, address: Some(self.0.remember(name)) })
+    }
+
+    async fn reverse(&self, address: IpAddr) -> Result<String, NoAnswer> {
+        self.0.find(address).map(|name| name.to_string()).ok_or(NoAnswer::NoSuchName)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use phantom_protocol::identity::ApSecret;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_full_name_has_its_address_and_then_the_address_its_name() {
+        let public = ApSecret::from_bytes(&[7; 32]).public();
+        let (name, address) = (public.name().to_string(), public.address().into());
+        let door = DnsDoor(Arc::default());
+        assert_eq!(door.reverse(IpAddr::V6(address)).await, Err(NoAnswer::NoSuchName));
+        let found = Addresses { alias: None, address: Some(address) };
+        assert_eq!(door.lookup(&format!("www.{name}")).await, Ok(found));
+        assert_eq!(door.reverse(IpAddr::V6(address)).await, Ok(name));
+        assert_eq!(door.lookup("short.ap").await, Err(NoAnswer::NoSuchName));
+    }
+
+    #[tokio::test]
+    async fn a_taken_or_public_port_is_a_sentence_that_says_what_to_do() {
+        let taken = DnsPort::bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
+        let error = DnsPort::bind(taken.address().unwrap()).await.unwrap_err();
+        assert!(error.to_string().contains("--dns 127.0.0.1:"), "{error}");
+        let error = DnsPort::bind("0.0.0.0:0".parse().unwrap()).await.unwrap_err();
+        assert!(error.to_string().contains("other machines"), "{error}");
+    }
+}
