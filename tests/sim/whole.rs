@@ -184,6 +184,7 @@ impl Member {
                 seen.links_closed.extend(self.links.get(&link));
                 self.actions.push_back(Action::Close(link));
             }
+            Output::ReleaseLink(link) => self.actions.push_back(Action::Close(link)),
             Output::Opened { ticket, tunnel, secret, entry, path } => {
                 let way = Way { tunnel, secrets: vec![secret], entry: Some(entry), path: Some(path) };
                 seen.opened.insert(ticket, way);

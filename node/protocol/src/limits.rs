@@ -207,6 +207,10 @@ pub const ACCEPTED_KEYS: usize = 1_000;
 /// Joins that one exit may try at an entry: at once, and per second.
 pub const JOINS_PER_LINK: (u32, u32) = (1_000, 100);
 
+/// A link that has carried no path and no join for so long is closed, if nothing else needs it.
+pub const LINK_IDLE: Duration = Duration::from_secs(600);
+/// Idle links are looked for this often.
+pub const LINK_IDLE_SWEEP: Duration = Duration::from_secs(30);
 /// Dials under way at once because strangers asked for them.
 pub const STRANGERS_DIALS: usize = 32;
 /// Dials that strangers ask for to nodes that nobody has announced: at once, and per second.

@@ -20,6 +20,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::{
     memory,
+    scribe::Scribe,
     tunnels::{Delivery, Sender},
 };
 use crate::{
@@ -27,7 +28,7 @@ use crate::{
     doors::{Paths, ReadyPath},
     link::{Dial, LinkEvent, LinkEvents, Links, NetOutlet},
     session::{self, Group, OpenError, OpenedTunnel, Service, Tunnel, TunnelRequest},
-    store::{Notes, Store},
+    store::Notes,
 };
 
 /// News handled before commands and time-outs get a turn again.
@@ -92,7 +93,7 @@ pub(super) struct Driver {
     links: Links,
     clock: Clock,
     sender: Arc<Sender>,
-    store: Option<Arc<Store>>,
+    scribe: Option<Scribe>,
     tickets: BTreeMap<Ticket, Asked>,
     tunnels: BTreeMap<OwnerTunnelId, Open>,
     groups: BTreeMap<Group, GroupId>,
@@ -107,8 +108,6 @@ pub(super) struct Driver {
     /// Tunnels at which the closed ones are sorted out.
     tidy_at: usize,
     remember_at: Moment,
-    /// A full disk is said once, not at every circle.
-    store_failed: bool,
 }
 
 impl Driver {
@@ -117,14 +116,14 @@ impl Driver {
         links: Links,
         clock: Clock,
         sender: Arc<Sender>,
-        store: Option<Arc<Store>>,
+        scribe: Option<Scribe>,
     ) -> Driver {
         Driver {
             node,
             links,
             clock,
             sender,
-            store,
+            scribe,
             tickets: BTreeMap::new(),
             tunnels: BTreeMap::new(),
             groups: BTreeMap::new(),
@@ -137,16 +136,19 @@ impl Driver {
             counter: 0,
             tidy_at: TIDY,
             remember_at: clock.moment() + REMEMBER_FIRST,
-            store_failed: false,
         }
     }
 
     /// Runs until it is told to stop.
-    pub(super) async fn run(
-        mut self,
-        mut events: LinkEvents,
-        mut commands: mpsc::UnboundedReceiver<Command>,
-    ) {
+    pub(super) async fn run(mut self, events: LinkEvents, commands: mpsc::UnboundedReceiver<Command>) {
+        self.drive(events, commands).await;
+        self.remember_nodes();
+        if let Some(scribe) = self.scribe.take() {
+            scribe.finish().await;
+        }
+    }
+
+    async fn drive(&mut self, mut events: LinkEvents, mut commands: mpsc::UnboundedReceiver<Command>) {
         let mut outlet = self.links.outlet();
         self.node.start(self.clock.now(), &mut outlet);
         loop {
@@ -163,7 +165,7 @@ impl Driver {
                     }
                 }
                 command = commands.recv() => match command {
-                    None | Some(Command::Stop) => return self.remember_nodes(),
+                    None | Some(Command::Stop) => return,
                     Some(command) => self.handle_command(command, &mut outlet),
                 },
                 () = tokio::time::sleep(wait) => self.node.handle_timeout(self.clock.now(), &mut outlet),
@@ -262,7 +264,7 @@ impl Driver {
                     // A link that is gone is reported by itself.
                     self.links.send(link, &message);
                 }
-                Output::CloseLink(link) => self.links.close(link),
+                Output::CloseLink(link) | Output::ReleaseLink(link) => self.links.close(link),
                 Output::Opened { ticket, tunnel, secret, entry, path } => {
                     self.opened(ticket, tunnel, path, |tunnel| OpenedTunnel { tunnel, secret, entry });
                 }
@@ -276,7 +278,7 @@ impl Driver {
                         let _ = answer.send(outcome.map_err(anyhow::Error::from));
                     }
                 }
-                Output::Persist(bytes) => self.write(Notes::Building, &bytes),
+                Output::Persist(bytes) => self.write(Notes::Building, bytes),
             }
         }
         self.tell_ready_paths();
@@ -407,23 +409,13 @@ impl Driver {
         self.remember_at = self.clock.moment() + REMEMBER;
         let records = self.node.records(memory::REMEMBERED);
         if !records.is_empty() {
-            self.write(Notes::Nodes, &memory::join(&records));
+            self.write(Notes::Nodes, memory::join(&records));
         }
     }
 
-    fn write(&mut self, notes: Notes, bytes: &[u8]) {
-        let Some(store) = &self.store else {
-            return;
-        };
-        match store.write_notes(notes, bytes) {
-            Ok(()) => self.store_failed = false,
-            Err(error) if !self.store_failed => {
-                self.store_failed = true;
-                tracing::warn!(
-                    "{error}; guards and known nodes are lost with a restart unless this is mended"
-                );
-            }
-            Err(_) => {}
+    fn write(&self, notes: Notes, bytes: Vec<u8>) {
+        if let Some(scribe) = &self.scribe {
+            scribe.write(notes, bytes);
         }
     }
 

@@ -5,6 +5,7 @@
 mod driver;
 mod handle;
 mod memory;
+mod scribe;
 mod tunnels;
 
 use std::{
@@ -45,6 +46,7 @@ use crate::{
     store::{Notes, Store},
 };
 use driver::{Command, Driver, DriverStatus};
+use scribe::Scribe;
 use tunnels::{DriverOpener, Sender};
 
 /// How long a stopping node waits for its links.
@@ -152,7 +154,8 @@ impl Daemon {
         let node = Node::new(clock.now(), node_config, Arc::clone(&switch));
         let (commands, receiver) = mpsc::unbounded_channel();
         let sender: Arc<Sender> = Arc::new(Sender::new(links.clone(), Arc::clone(&switch)));
-        let driver = Driver::new(node, links.clone(), clock, Arc::clone(&sender), store.clone());
+        let driver =
+            Driver::new(node, links.clone(), clock, Arc::clone(&sender), store.clone().map(Scribe::new));
         let driver = tokio::spawn(driver.run(events, receiver));
         let opener = Arc::new(DriverOpener::new(commands.clone()));
         Ok(Daemon(Arc::new(Inner {

@@ -8,9 +8,12 @@
 //! - The smaller NodeId, while it dials or has a link that it dialled, leaves the other's dial without an answer: if the
 //!   two have crossed, the larger hangs up by itself. If it still waits after [`HOLD`], it knows nothing of our link,
 //!   and its dial is taken instead.
+//!
+//! When all places are taken, one more dialler still gets in: of the links that we have not dialled and that carry
+//! nothing, the oldest gives way of those that come from the most crowded /16 or /32.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     net::SocketAddr,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -23,6 +26,7 @@ use dashmap::DashMap;
 use futures_util::task::AtomicWaker;
 use phantom_protocol::{
     identity::NodeId,
+    netdb::view::Subnet,
     time::Moment,
     tunnel::{FairQueue, QueueLimits, Switch},
     wire::cell::{Cell, Command, LinkId},
@@ -238,7 +242,7 @@ pub(super) enum Admission {
     Welcome(Arc<Link>),
     /// Not before this resolves, or [`HOLD`] is over.
     Hold(OwnedNotified),
-    /// There are too many links.
+    /// There are too many links, and all of use.
     Full,
 }
 
@@ -334,12 +338,28 @@ impl Table {
             return Admission::Hold(Arc::clone(&self.changed).notified_owned());
         }
         if peers.links.len() >= self.most && !peers.links.contains_key(&peer) {
-            return Admission::Full;
+            let Some(victim) = self.least_needed(&peers) else { return Admission::Full };
+            // What it still has to say may take a while: its place is free now.
+            peers.links.remove(&victim.peer);
+            victim.end(Ending::Orderly);
         }
         if let Some(dial) = peers.dials.remove(&peer) {
             dial.cancel();
         }
         Admission::Welcome(self.insert(&mut peers, peer, address, false, now))
+    }
+
+    /// The link that gives way to one more.
+    fn least_needed(&self, peers: &Peers) -> Option<Arc<Link>> {
+        let idle: HashSet<LinkId> = self.switch.idle_links().into_iter().collect();
+        let mut groups: HashMap<Subnet, Vec<&Arc<Link>>> = HashMap::new();
+        for link in peers.links.values().filter(|link| !link.dialled && idle.contains(&link.id)) {
+            if let Some(address) = link.address {
+                groups.entry(Subnet::of(address.ip())).or_default().push(link);
+            }
+        }
+        let crowd = groups.into_values().max_by_key(Vec::len)?;
+        crowd.into_iter().min_by_key(|link| link.id).cloned()
     }
 
     /// The link's task is done.
@@ -399,9 +419,77 @@ impl Table {
 
 #[cfg(test)]
 mod tests {
-    use phantom_protocol::wire::cell::TunnelId;
+    use phantom_protocol::{
+        crypto::Key,
+        tunnel::HopInstall,
+        wire::cell::{PathId, TunnelId},
+    };
 
     use super::*;
+
+    const PLACES: usize = 2_048;
+
+    fn id(number: u32) -> NodeId {
+        let mut bytes = [0; 32];
+        bytes[..4].copy_from_slice(&number.to_be_bytes());
+        NodeId::from_bytes(bytes)
+    }
+
+    fn table() -> Table {
+        let own = id(u32::MAX);
+        Table::new(own, Arc::new(Switch::new([1; 32], own)), QueueLimits::default(), PLACES)
+    }
+
+    fn admit(table: &Table, number: u32, address: &str) -> Option<Arc<Link>> {
+        match table.admit(id(number), address.parse().unwrap(), false, Moment(0)) {
+            Admission::Welcome(link) => Some(link),
+            Admission::Hold(_) => panic!("nobody is dialled"),
+            Admission::Full => None,
+        }
+    }
+
+    fn carry_a_path(table: &Table, link: &Link) {
+        let install = HopInstall {
+            neighbours: [Some((link.id, PathId::new(1))), None],
+            secret: Key::from_bytes([1; 32]),
+            route_keys: vec![],
+            expires: Moment(u64::MAX),
+            idle: Duration::from_secs(1_000),
+        };
+        assert!(table.switch.install_hop(Moment(0), install));
+    }
+
+    #[test]
+    fn thousands_of_idle_links_of_one_network_keep_no_other_out() {
+        let table = table();
+        let dialled = match table.begin_dial(id(0)) {
+            BeginDial::Go(stop) => table.dial_done(id(0), &stop, "10.9.0.1:1".parse().unwrap(), Moment(0)),
+            _ => None,
+        };
+        let quiet = admit(&table, 1, "10.1.0.1:1").unwrap();
+        let busy = admit(&table, 2, "10.2.0.1:1").unwrap();
+        carry_a_path(&table, &busy);
+        let mut flood: Vec<_> =
+            (10..5_010).map(|number| admit(&table, number, "10.2.0.1:1").unwrap()).collect();
+        let honest = admit(&table, 3, "10.3.0.1:1").unwrap();
+        flood.extend((6_000..9_000).map(|number| admit(&table, number, "10.2.0.1:1").unwrap()));
+        for link in [&dialled.unwrap(), &quiet, &busy, &honest] {
+            assert_eq!(link.ending(), Ending::No, "{:?}", link.address);
+            assert_eq!(table.link_to(&link.peer), Some(link.id));
+        }
+        assert_eq!(table.all().len(), PLACES);
+        let left: Vec<bool> = flood.iter().map(|link| link.ending() == Ending::Orderly).collect();
+        assert!(left.is_sorted_by(|older, newer| older >= newer), "the oldest leave first");
+    }
+
+    #[test]
+    fn links_that_carry_paths_give_way_to_nobody() {
+        let table = table();
+        for number in 0..PLACES as u32 {
+            carry_a_path(&table, &admit(&table, number, "10.2.0.1:1").unwrap());
+        }
+        assert!(admit(&table, u32::MAX - 1, "10.3.0.1:1").is_none());
+    }
 
     #[test]
     fn peers_that_do_not_read_share_the_memory_and_others_keep_some() {

@@ -49,7 +49,7 @@ pub struct Store {
 }
 
 /// What the node writes down from time to time, in a form of its own.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Notes {
     /// Guards, and how builds of paths went.
     Building,

@@ -138,6 +138,11 @@ impl Exchange {
         &self.view
     }
 
+    /// Whether records are exchanged over this link.
+    pub fn is_partner(&self, link: LinkId) -> bool {
+        self.partners.contains_key(&link)
+    }
+
     /// How many partners there are.
     pub fn partner_count(&self) -> usize {
         self.partners.len()

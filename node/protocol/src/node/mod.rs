@@ -40,6 +40,7 @@ use crate::{
 mod builds;
 mod dials;
 mod hosting;
+mod idle;
 mod leaving;
 mod neighbours;
 mod opens;
@@ -52,6 +53,7 @@ use builds::Pending;
 pub use builds::{BuildStats, TrialFailure};
 use dials::StrangersDials;
 use hosting::Service;
+use idle::IdleLinks;
 use leaving::Deaths;
 use neighbours::Neighbours;
 use opens::WaitingOpen;
@@ -160,6 +162,8 @@ pub enum Output {
     },
     /// End this link: its peer did what no honest node does.
     CloseLink(LinkId),
+    /// Close this link in order: nobody has used it for long.
+    ReleaseLink(LinkId),
     /// Keep this on disk: it is the memory of guards and of the pace of building.
     Persist(Vec<u8>),
 }
@@ -217,6 +221,7 @@ pub struct Node {
     pool: Pool,
     probes: Probes,
     deaths: Deaths,
+    idle_links: IdleLinks,
     services: BTreeMap<ServiceId, Service>,
     opens: Vec<WaitingOpen>,
     counter: u64,
@@ -244,6 +249,7 @@ impl Node {
             pool: Pool::default(),
             probes: Probes::default(),
             deaths: Deaths::default(),
+            idle_links: IdleLinks::new(now.moment),
             services: BTreeMap::new(),
             opens: Vec::new(),
             counter: 0,
@@ -375,6 +381,7 @@ impl Node {
             self.switch.handle_timeout(now.moment, out);
             self.end_expired_paths(now, out);
             self.drive_probes(now, out);
+            self.release_idle_links(now.moment);
             self.deaths.handle_timeout(now.moment, |tunnel| self.switch.is_open(tunnel));
         }
         self.settle(now, out);

@@ -126,6 +126,30 @@ fn strangers_dials_under_way_are_bounded_and_places_come_back() {
 }
 
 #[test]
+fn a_link_that_nobody_uses_is_released_and_a_partners_is_kept() {
+    let mut node = node(vec![]);
+    let (idle, partner) = (LinkId(1_000), LinkId(1_001));
+    for (link, seed) in [(idle, 1), (partner, 2)] {
+        node.switch.link_up(link, secret(seed).id(), false);
+        node.handle_link_up(now(), link, secret(seed).id(), &mut Nowhere);
+    }
+    node.handle_message(now(), partner, ControlMessage::Partner, &mut Nowhere);
+    let mut released = Vec::new();
+    for second in 0..=700 {
+        let now = Now { moment: now().moment + Duration::from_secs(second), unix: now().unix };
+        node.handle_timeout(now, &mut Nowhere);
+        let outputs = std::iter::from_fn(|| node.poll_output());
+        released.extend(outputs.filter_map(|output| match output {
+            Output::ReleaseLink(link) => Some((link, second)),
+            _ => None,
+        }));
+    }
+    let [(link, after)] = released[..] else { panic!("{released:?}") };
+    assert_eq!(link, idle);
+    assert!((600..=660).contains(&after), "after {after} s");
+}
+
+#[test]
 fn a_peers_own_misdeed_ends_its_link_and_a_leap_does_not() {
     let mut node = node(vec![]);
     let sins = [

@@ -194,6 +194,11 @@ impl Builds {
         self.doubts.handle_left(now, hops.iter().copied());
     }
 
+    /// Whether this node is on the list that guards are taken from.
+    pub fn is_guard(&self, node: NodeId) -> bool {
+        self.guards.lists(node)
+    }
+
     /// A node does not answer where it says that it is.
     pub fn handle_unreachable(&mut self, now: Moment, node: NodeId) {
         self.doubts.handle_failure(now, [node]);

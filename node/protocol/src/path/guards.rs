@@ -141,6 +141,11 @@ impl Guards {
             .collect()
     }
 
+    /// Whether it is on the sampled list.
+    pub fn lists(&self, node: NodeId) -> bool {
+        self.sample.iter().any(|guard| guard.id == node)
+    }
+
     /// Whether the node was set aside for denying.
     pub fn is_aside(&self, now: UnixTime, node: NodeId) -> bool {
         self.sample.iter().any(|guard| guard.id == node && now < guard.aside)

@@ -215,6 +215,11 @@ impl HopSetups {
         self.outputs.pop_front()
     }
 
+    /// Whether a setup came over this link, or needs it.
+    pub fn uses(&self, link: LinkId) -> bool {
+        self.setups.iter().any(|((from, _), setup)| *from == link || setup.uses(link))
+    }
+
     /// Setups that this node remembers.
     pub fn len(&self) -> usize {
         self.setups.len()

@@ -179,6 +179,12 @@ impl Registry {
         self.links.get(&link).map(|link| link.peer)
     }
 
+    /// Links that carry neither a path nor a join.
+    pub(super) fn idle_links(&self) -> Vec<LinkId> {
+        let idle = self.links.iter().filter(|(_, link)| link.paths == 0 && link.joins.is_empty());
+        idle.map(|(id, _)| *id).collect()
+    }
+
     /// Whether the peer may try one more join: each costs an entry work for all whom it accepts for.
     pub(super) fn may_join(&mut self, now: Moment, link: LinkId) -> bool {
         let Some(link) = self.links.get_mut(&link) else { return false };

@@ -138,6 +138,11 @@ impl Switch {
         }
     }
 
+    /// Links that carry neither a path nor a join.
+    pub fn idle_links(&self) -> Vec<LinkId> {
+        lock(&self.registry).idle_links()
+    }
+
     /// Whether a path still stands here.
     pub fn has_path(&self, path: OwnedPathId) -> bool {
         lock(&self.registry).path(path.0).is_some()

@@ -203,3 +203,42 @@ async fn two_thousand_idle_connections_do_not_keep_an_honest_peer_out() {
     }
     assert!(open <= 128, "{open} idle connections of one prefix are still held");
 }
+
+/// A member of the network that dials in and then says nothing.
+async fn idle_member(number: u64, victim: &Node) -> Node {
+    let node = Arc::new(NodeSecret::generate(&mut ChaCha20Rng::seed_from_u64(number)));
+    let source = Some("127.66.0.1".parse().unwrap());
+    let mut member = start(LinkConfig { node, source, listen: None, listed: false, ..config(0) });
+    assert_eq!(member.links.dial(victim.contact), Dial::UnderWay);
+    member.up().await;
+    member
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_flood_of_members_keeps_no_honest_one_out_and_none_loses_its_link() {
+    const PLACES: usize = 40;
+    let mut a = start(LinkConfig { links: PLACES, ..config(1) });
+    let mut flood = Vec::new();
+    for number in 0..100 {
+        flood.push(idle_member(number, &a).await);
+    }
+    let mut honest = start(LinkConfig { source: Some("127.16.0.1".parse().unwrap()), ..config(2) });
+    assert_eq!(honest.links.dial(a.contact), Dial::UnderWay);
+    let link = honest.up().await;
+    for number in 100..200 {
+        flood.push(idle_member(number, &a).await);
+    }
+    assert_eq!(a.links.stats().len(), PLACES);
+    assert!(honest.links.send(link, &ControlMessage::Partner));
+    loop {
+        match a.event().await {
+            LinkEvent::Message { link, .. } => {
+                assert_eq!(a.links.link_to(&honest.id()), Some(link));
+                break;
+            }
+            LinkEvent::Up { .. } | LinkEvent::Down { .. } => {}
+            other => panic!("{other:?}"),
+        }
+    }
+    assert!(honest.events.try_recv().is_none());
+}
