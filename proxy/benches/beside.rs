@@ -75,7 +75,7 @@ fn own(arguments: &[&str]) -> Command {
 }
 
 fn dante(here: SocketAddr) -> PathBuf {
-    let place = std::env::temp_dir().join(format!("beside-{}.conf", std::process::id()));
+    let place = std::env::temp_dir().join("phantom-proxy-beside-dante.conf");
     let rule = "pass { from: 0.0.0.0/0 to: 0.0.0.0/0 }";
     let port = here.port();
     let text = format!(
@@ -121,7 +121,16 @@ impl Contender {
 
 impl Drop for Contender {
     fn drop(&mut self) {
-        let _ = Command::new("kill").args(["-KILL", "--", &format!("-{}", self.0.id())]).status();
+        let kill = |signal: &str, whom: String| {
+            Command::new("kill").args([signal, "--", &whom]).stderr(Stdio::null()).status()
+        };
+        // First politely, so that it ends its own children.
+        let _ = kill("-TERM", self.0.id().to_string());
+        let until = Instant::now() + Duration::from_secs(3);
+        while matches!(self.0.try_wait(), Ok(None)) && Instant::now() < until {
+            thread::sleep(Duration::from_millis(20));
+        }
+        let _ = kill("-KILL", format!("-{}", self.0.id()));
         let _ = self.0.wait();
     }
 }

@@ -2,7 +2,10 @@
 
 use std::io;
 
-/// Why there is no connection, or no answer. The SOCKS5 code stands behind each.
+/// Why there is no connection, or no answer.
+///
+/// The SOCKS5 code stands behind each. HTTP says 403 for codes 2, 404 for 4, 501 for 7, 504 for 6, and 502 for all others;
+/// SOCKS4 has one code for all.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum DialError {
     /// Code 1.

@@ -10,7 +10,7 @@ use data_encoding::BASE64;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt};
 
 use crate::{
-    Config, DialError, Host, Request,
+    Access, Config, DialError, Host, Isolation, Request,
     config::Pair,
     handshake::{Asked, Command, Refused, Speaks, Stream},
 };
@@ -35,9 +35,9 @@ pub(crate) async fn read_request(stream: &mut Stream, config: &Config) -> Result
         let sentence = "The destination of a CONNECT is a host and a port: name:443.";
         return answer(stream, &text(400, "Bad Request", "", sentence), Refused::BadDestination).await;
     };
-    let Some(isolation) = config.access.admit(head.pair()) else {
+    let Some(isolation) = head.isolation(&config.access) else {
         let header = "Proxy-Authenticate: Basic realm=\"proxy\"\r\n";
-        let sentence = "This port needs its password.";
+        let sentence = "This port needs other credentials: a user and a password, as Basic.";
         let page = text(407, "Proxy Authentication Required", header, sentence);
         return answer(stream, &page, Refused::NotAuthenticated).await;
     };
@@ -87,14 +87,13 @@ impl<'a> Head<'a> {
         found.map(|(_, value)| *value)
     }
 
-    /// The credentials; what is no pair is none.
-    fn pair(&self) -> Option<Pair> {
-        let (scheme, encoded) = self.header("proxy-authorization")?.split_once(' ')?;
-        let decoded = BASE64.decode(encoded.trim().as_bytes()).ok()?;
-        let colon = decoded.iter().position(|byte| *byte == b':')?;
-        let (user, password) = decoded.split_at_checked(colon)?;
-        let pair = Pair { user: user.to_vec(), password: password.get(1..)?.to_vec() };
-        scheme.eq_ignore_ascii_case("basic").then_some(pair)
+    /// The group of the client; nothing if it may not come in. Credentials that are no pair are not taken for none: who
+    /// sends some wants to be kept apart.
+    fn isolation(&self, access: &Access) -> Option<Isolation> {
+        match self.header("proxy-authorization") {
+            None => access.admit(None),
+            Some(value) => access.admit(Some(basic_pair(value)?)),
+        }
     }
 
     /// Whether a browser came here by a name that somebody else may have chosen.
@@ -106,6 +105,15 @@ impl<'a> Head<'a> {
         };
         !(name.eq_ignore_ascii_case("localhost") || matches!(Host::parse(name), Some(Host::Ip(_))))
     }
+}
+
+fn basic_pair(credentials: &str) -> Option<Pair> {
+    let (_, encoded) =
+        credentials.split_once(' ').filter(|(scheme, _)| scheme.eq_ignore_ascii_case("basic"))?;
+    let decoded = BASE64.decode(encoded.trim().as_bytes()).ok()?;
+    let colon = decoded.iter().position(|byte| *byte == b':')?;
+    let (user, password) = decoded.split_at_checked(colon)?;
+    Some(Pair { user: user.to_vec(), password: password.get(1..)?.to_vec() })
 }
 
 /// The destination of a CONNECT.

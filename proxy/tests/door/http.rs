@@ -45,6 +45,16 @@ async fn every_kind_of_destination_reaches_the_dialler() {
 }
 
 #[tokio::test]
+async fn credentials_that_are_no_pair_are_not_taken_for_none() {
+    let mut world = World::new(Limits::default()).await;
+    for credentials in ["", "Basic", "Basic !", "Basic YWxpY2U=", "Bearer YWxpY2U6YTpi"] {
+        let head = format!("CONNECT far.example:80 HTTP/1.1\r\nProxy-Authorization: {credentials}\r\n\r\n");
+        assert!(ask(&world, &head).await.starts_with("HTTP/1.1 407 "), "{credentials}");
+    }
+    assert!(world.requests.try_recv().is_err());
+}
+
+#[tokio::test]
 async fn each_error_has_its_status_and_a_sentence() {
     let world = World::new(Limits::default()).await;
     for (name, error) in ERRORS {
