@@ -63,6 +63,7 @@ fn compare() {
             None => println!("{name:<12} is not installed, or does not come up"),
         }
     }
+    let _ = fs::remove_file(dante_configuration());
 }
 
 type Start = fn(SocketAddr, SocketAddr) -> Command;
@@ -74,8 +75,12 @@ fn own(arguments: &[&str]) -> Command {
     command
 }
 
+fn dante_configuration() -> PathBuf {
+    std::env::temp_dir().join("phantom-proxy-beside-dante.conf")
+}
+
 fn dante(here: SocketAddr) -> PathBuf {
-    let place = std::env::temp_dir().join("phantom-proxy-beside-dante.conf");
+    let place = dante_configuration();
     let rule = "pass { from: 0.0.0.0/0 to: 0.0.0.0/0 }";
     let port = here.port();
     let text = format!(
