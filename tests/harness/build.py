@@ -16,8 +16,8 @@ def target_folder():
     return Path(json.loads(subprocess.check_output(command, cwd=ROOT))["target_directory"])
 
 
-def binary(name):
-    return target_folder() / PROFILE / name
+def binary(name, profile=PROFILE):
+    return target_folder() / profile / name
 
 
 @functools.cache
@@ -29,11 +29,17 @@ def build():
 
 
 @functools.cache
-def build_binaries():
+def build_binaries(profile=PROFILE):
     """The programs alone, for measuring."""
     subprocess.run(
-        ["cargo", "build", "--quiet", "--locked", "--workspace", "--bins", "--profile", PROFILE], cwd=ROOT, check=True
+        ["cargo", "build", "--quiet", "--locked", "--workspace", "--bins", "--profile", profile], cwd=ROOT, check=True
     )
+
+
+def phantom_of_users():
+    """The program as `cargo run --release` builds it."""
+    build_binaries("release")
+    return binary("phantom", "release")
 
 
 def phantom():

@@ -24,8 +24,8 @@ class Load:
     def echo(self, count, bound=60):
         return self.run("echo", "--count", count, bound=bound)
 
-    def echo_beside(self, size, bound=180):
-        return self.run("echo", "--beside", size, bound=bound)
+    def echo_beside(self, size, streams=1, bound=180):
+        return self.run("echo", "--beside", size, "--streams", streams, bound=bound)
 
 
 def workload(load, single, parallel, echoes):
@@ -36,6 +36,7 @@ def workload(load, single, parallel, echoes):
         "ten": load.download(parallel // 10, streams=10),
         "echo_idle": load.echo(echoes),
         "echo_loaded": load.echo_beside(single),
+        "echo_beside_ten": load.echo_beside(parallel // 10, streams=10),
     }
 
 
@@ -48,6 +49,8 @@ ROWS = [
     ("echo idle p99, ms", "echo_idle", "p99_ms", "{:.2f}"),
     ("echo beside a download p50, ms", "echo_loaded", "p50_ms", "{:.2f}"),
     ("echo beside a download p99, ms", "echo_loaded", "p99_ms", "{:.2f}"),
+    ("echo beside ten p50, ms", "echo_beside_ten", "p50_ms", "{:.2f}"),
+    ("echo beside ten p99, ms", "echo_beside_ten", "p99_ms", "{:.2f}"),
 ]
 
 

@@ -37,11 +37,11 @@ def curl(t, socks, url, *options, bound=60):
 class Demo:
     """`phantom demo`, ready to be used."""
 
-    def __init__(self, t, *options, name="demo", ready=READY):
+    def __init__(self, t, *options, name="demo", ready=READY, program=None):
         self.t = t
         ready_file = t.folder / f"{name}.json"
         self.socks = f"127.0.0.1:{free_port()}"
-        command = [build.phantom(), "demo", "--socks", self.socks, "--ready-file", ready_file, *options]
+        command = [program or build.phantom(), "demo", "--socks", self.socks, "--ready-file", ready_file, *options]
         self.process = t.children.start(name, *command, environment=world(t.folder, name))
         wait_for("the demo's ready file", lambda: complete_json(ready_file), ready, self.process)
         facts = complete_json(ready_file)

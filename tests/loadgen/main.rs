@@ -43,6 +43,9 @@ enum Command {
         /// Download this many bytes on another stream at the same time.
         #[arg(long)]
         beside: Option<u64>,
+        /// On so many streams at once.
+        #[arg(long, default_value_t = 1, requires = "beside")]
+        streams: usize,
     },
     /// Serve the site itself, for networks that have none.
     Serve {
@@ -69,8 +72,10 @@ pub struct Target {
 fn main() -> Result<()> {
     let report = match Cli::parse().command {
         Command::Download { target, bytes, streams } => measure::download(&target, bytes, streams)?,
-        Command::Echo { target, count, beside: None } => measure::idle_echo(&target, count)?,
-        Command::Echo { target, beside: Some(bytes), .. } => measure::loaded_echo(&target, bytes)?,
+        Command::Echo { target, count, beside: None, .. } => measure::idle_echo(&target, count)?,
+        Command::Echo { target, beside: Some(bytes), streams, .. } => {
+            measure::loaded_echo(&target, bytes, streams)?
+        }
         Command::Serve { listen } => return server::serve(listen),
     };
     println!("{report}");

@@ -1,7 +1,7 @@
 //! The measurements: downloads that are checked, and echoes with and without a download beside them.
 
 use std::{
-    sync::atomic::{AtomicBool, Ordering},
+    sync::atomic::{AtomicUsize, Ordering},
     thread,
     time::{Duration, Instant},
 };
@@ -14,6 +14,9 @@ use crate::{Target, cpu, http::Connection};
 
 /// Echoes that come before those that count.
 const WARM_UP: usize = 20;
+/// Beside a download an echo is due this often, and its time runs from when it was due: otherwise a slow phase, in
+/// which few echoes fit, would count for little.
+const DUE_EVERY: Duration = Duration::from_millis(10);
 
 /// `streams` downloads of `bytes` each, at once, all checked.
 pub fn download(target: &Target, bytes: u64, streams: usize) -> Result<Value> {
@@ -57,31 +60,37 @@ pub fn idle_echo(target: &Target, count: usize) -> Result<Value> {
     summary(times)
 }
 
-/// Echoes for as long as a download of `bytes` runs beside them.
-pub fn loaded_echo(target: &Target, bytes: u64) -> Result<Value> {
+/// Echoes for as long as `streams` downloads of `bytes` each run beside them.
+pub fn loaded_echo(target: &Target, bytes: u64, streams: usize) -> Result<Value> {
     let expected = expected_hash(target, bytes)?;
     let mut echo = Connection::open(target.socks, &target.site)?.into_echo()?;
     for round in 0..WARM_UP {
         echo.round_trip(round as u8)?;
     }
-    let done = AtomicBool::new(false);
+    let running = AtomicUsize::new(streams);
     let (times, start) = (&mut Vec::new(), Instant::now());
     thread::scope(|scope| {
-        let bulk = scope.spawn(|| {
-            let result = checked_download(target, bytes, &expected);
-            done.store(true, Ordering::Relaxed);
-            result
-        });
-        while !done.load(Ordering::Relaxed) {
-            let start = Instant::now();
+        let workers: Vec<_> = (0..streams)
+            .map(|_| {
+                scope.spawn(|| {
+                    let result = checked_download(target, bytes, &expected);
+                    running.fetch_sub(1, Ordering::Relaxed);
+                    result
+                })
+            })
+            .collect();
+        let mut due = Instant::now();
+        while running.load(Ordering::Relaxed) > 0 {
+            thread::sleep(due.saturating_duration_since(Instant::now()));
             echo.round_trip(times.len() as u8)?;
-            times.push(start.elapsed());
+            times.push(due.elapsed());
+            due += DUE_EVERY;
         }
-        bulk.join().map_err(|_| anyhow!("the download panicked"))?
+        workers.into_iter().try_for_each(|worker| worker.join().map_err(|_| anyhow!("a stream panicked"))?)
     })?;
     let seconds = start.elapsed().as_secs_f64();
     let mut report = summary(std::mem::take(times))?;
-    report["megabytes_per_second"] = json!(bytes as f64 / 1e6 / seconds);
+    report["megabytes_per_second"] = json!(bytes as f64 * streams as f64 / 1e6 / seconds);
     Ok(report)
 }
 

@@ -17,6 +17,9 @@ use tokio::{
 use crate::network::Chain;
 
 const CHUNK: usize = 64 << 10;
+/// An echo beside a download is due this often, and its time runs from when it was due: a slow phase, in which few
+/// fit, must not count for little.
+const DUE_EVERY: Duration = Duration::from_millis(10);
 /// A download that brings nothing for this long has failed.
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -79,16 +82,17 @@ impl Times {
 pub async fn echoes(stream: &mut SessionStream, count: usize) -> Result<Times> {
     let mut times = Vec::with_capacity(count);
     while times.len() < count {
-        times.push(echo(stream).await?);
+        let start = Instant::now();
+        echo(stream).await?;
+        times.push(start.elapsed());
     }
     Ok(Times(times))
 }
 
-async fn echo(stream: &mut SessionStream) -> Result<Duration> {
-    let start = Instant::now();
+async fn echo(stream: &mut SessionStream) -> Result<()> {
     stream.write_u64(1).await?;
     stream.read_u8().await?;
-    Ok(start.elapsed())
+    Ok(())
 }
 
 /// Echoes for as long as a download runs; also the download's MB/s.
@@ -113,8 +117,12 @@ async fn echoes_during(
     bulk: impl Future<Output = Result<()>> + Send + 'static,
 ) -> Result<Times> {
     let (bulk, mut times) = (tokio::spawn(bulk), Vec::new());
+    let mut due = Instant::now();
     while !bulk.is_finished() {
-        times.push(echo(stream).await?);
+        tokio::time::sleep_until(due.into()).await;
+        echo(stream).await?;
+        times.push(due.elapsed());
+        due += DUE_EVERY;
     }
     bulk.await??;
     Ok(Times(times))
