@@ -44,10 +44,10 @@ impl Default for CongestionConfig {
     fn default() -> CongestionConfig {
         CongestionConfig {
             target: Duration::from_millis(4),
-            initial_window: 32 * DATAGRAM as u64,
+            initial_window: 60 * DATAGRAM as u64,
             // Several times what one ACK answers: below that the ACK comes by its timer only, the delay of which looks
             // like a queue, and the window would never grow again.
-            least_window: 32 * DATAGRAM as u64,
+            least_window: 60 * DATAGRAM as u64,
             most_window: 32 << 20,
             tolerated_loss: 0.02,
             epoch: Duration::from_secs(10),

@@ -32,7 +32,7 @@ const SESSION_WINDOW: u32 = 24 << 20;
 /// when many bulk streams have taken all, each ACK makes room here, but the peer widens its window in large steps only.
 const SEND_WINDOW: u64 = 12 << 20;
 /// Packets that one ACK answers. An ACK costs the chain as much as a full packet.
-pub(super) const ACK_EVERY: u32 = 10;
+pub(super) const ACK_EVERY: u32 = 20;
 const ACK_DELAY: Duration = Duration::from_millis(5);
 /// Before the first sample.
 const INITIAL_RTT: Duration = Duration::from_millis(200);
