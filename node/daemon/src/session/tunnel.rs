@@ -18,8 +18,10 @@ use tokio::sync::Notify;
 
 /// Bytes that wait in one inbox at most; what comes then is lost, and QUIC repairs it.
 const INBOX_BYTES: usize = 4 << 20;
-/// An empty inbox keeps no more than this.
-const INBOX_KEPT: usize = 64 << 10;
+/// An empty inbox keeps no more than this ...
+const INBOX_KEPT: usize = 512 << 10;
+/// ... and, once only little has come since it was empty before, half of what it had, down to this.
+const INBOX_RESTING: usize = 64 << 10;
 /// Length 2, kind 1.
 const RECORD_HEADER: usize = 3;
 
@@ -110,6 +112,8 @@ pub struct Inbox {
 struct Ring {
     /// Records: length, kind, payload.
     bytes: VecDeque<u8>,
+    /// The most that waited since the ring was empty.
+    peak: usize,
     reader: Option<Arc<dyn Ready>>,
 }
 
@@ -127,6 +131,7 @@ impl Inbox {
         let [high, low] = (payload.len() as u16).to_be_bytes();
         ring.bytes.extend([high, low, kind as u8]);
         ring.bytes.extend(payload);
+        ring.peak = ring.peak.max(ring.bytes.len());
     }
 
     /// Tells the reader that something waits, if it does: once for all that was pushed together.
@@ -191,9 +196,7 @@ impl Inbox {
             ring.pop(payload);
             take(kind, payload);
         }
-        if ring.bytes.is_empty() && ring.bytes.capacity() > INBOX_KEPT {
-            ring.bytes.shrink_to(INBOX_KEPT);
-        }
+        ring.rest();
         !ring.bytes.is_empty()
     }
 
@@ -203,6 +206,21 @@ impl Inbox {
 }
 
 impl Ring {
+    /// Gives memory back when nothing waits. Not all at once: a bulk stream empties its inbox all the time, and would
+    /// let it grow anew each time.
+    fn rest(&mut self) {
+        if !self.bytes.is_empty() {
+            return;
+        }
+        let capacity = self.bytes.capacity();
+        if capacity > INBOX_KEPT {
+            self.bytes.shrink_to(INBOX_KEPT);
+        } else if capacity > INBOX_RESTING && self.peak < capacity / 4 {
+            self.bytes.shrink_to((capacity / 2).max(INBOX_RESTING));
+        }
+        self.peak = 0;
+    }
+
     fn pop_header(&mut self) -> Option<(Kind, usize)> {
         let mut header = [0; RECORD_HEADER];
         if self.bytes.len() < RECORD_HEADER {
@@ -271,6 +289,22 @@ mod tests {
         assert_eq!(seen.len(), INBOX_BYTES / (RECORD_HEADER + 1_000));
         assert!(seen.iter().enumerate().all(|(n, (_, payload))| payload[..4] == (n as u32).to_be_bytes()));
         assert!(inbox.lock().bytes.capacity() <= INBOX_KEPT);
+    }
+
+    #[test]
+    fn an_inbox_gives_back_what_it_does_not_need_any_more() {
+        let inbox = Inbox::default();
+        let capacity_after = |payloads: usize| {
+            (0..payloads).for_each(|_| inbox.push(Kind::Plain, &[0; 1_000]));
+            all(&inbox);
+            inbox.lock().bytes.capacity()
+        };
+        let needed = 300;
+        capacity_after(needed);
+        let while_needed = capacity_after(needed);
+        assert!(while_needed > needed * 1_000, "it grows anew each time");
+        (0..10).for_each(|_| drop(capacity_after(1)));
+        assert!(capacity_after(1) <= INBOX_RESTING);
     }
 
     #[test]
