@@ -1,6 +1,6 @@
 //! Drives the same load through any SOCKS5 proxy, so that Phantom and its peers are measured by one ruler.
 //!
-//! It speaks plain HTTP/1.1 to a site that serves `/bytes/N`, `/sha256/N` and a WebSocket at `/echo` (the demo's site, or
+//! It speaks plain HTTP/1.1 to a site that serves `/bytes/N` and a WebSocket at `/echo` (the demo's site, or
 //! `loadgen serve` behind any other network). Every command prints one line of JSON.
 
 mod cpu;
@@ -22,7 +22,7 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Download `/bytes/N` on some streams at once, and check the SHA-256 of each.
+    /// Download `/bytes/N` on some streams at once, and check every byte.
     Download {
         #[command(flatten)]
         target: Target,
