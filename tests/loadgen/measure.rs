@@ -14,9 +14,9 @@ use crate::{Target, cpu, http::Connection};
 
 /// Echoes that come before those that count.
 const WARM_UP: usize = 20;
-/// Beside a download an echo is due this often, and its time runs from when it was due: otherwise a slow phase, in
-/// which few echoes fit, would count for little.
-const DUE_EVERY: Duration = Duration::from_millis(10);
+/// Beside a download an echo begins at most this often: at any rate they can, most of them would fall into the fast
+/// phases, and slow ones would count for little.
+const EVERY: Duration = Duration::from_millis(25);
 
 /// `streams` downloads of `bytes` each, at once, all checked.
 pub fn download(target: &Target, bytes: u64, streams: usize) -> Result<Value> {
@@ -76,12 +76,11 @@ pub fn loaded_echo(target: &Target, bytes: u64, streams: usize) -> Result<Value>
                 })
             })
             .collect();
-        let mut due = Instant::now();
         while running.load(Ordering::Relaxed) > 0 {
-            thread::sleep(due.saturating_duration_since(Instant::now()));
+            let start = Instant::now();
             echo.round_trip(times.len() as u8)?;
-            times.push(due.elapsed());
-            due += DUE_EVERY;
+            times.push(start.elapsed());
+            thread::sleep(EVERY.saturating_sub(start.elapsed()));
         }
         workers.into_iter().try_for_each(|worker| worker.join().map_err(|_| anyhow!("a stream panicked"))?)
     })?;

@@ -17,9 +17,8 @@ use tokio::{
 use crate::network::Chain;
 
 const CHUNK: usize = 64 << 10;
-/// An echo beside a download is due this often, and its time runs from when it was due: a slow phase, in which few
-/// fit, must not count for little.
-const DUE_EVERY: Duration = Duration::from_millis(10);
+/// An echo beside a download begins at most this often: at any rate they can, most would fall into the fast phases.
+const EVERY: Duration = Duration::from_millis(25);
 /// A download that brings nothing for this long has failed.
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -117,12 +116,11 @@ async fn echoes_during(
     bulk: impl Future<Output = Result<()>> + Send + 'static,
 ) -> Result<Times> {
     let (bulk, mut times) = (tokio::spawn(bulk), Vec::new());
-    let mut due = Instant::now();
     while !bulk.is_finished() {
-        tokio::time::sleep_until(due.into()).await;
+        let start = Instant::now();
         echo(stream).await?;
-        times.push(due.elapsed());
-        due += DUE_EVERY;
+        times.push(start.elapsed());
+        tokio::time::sleep(EVERY.saturating_sub(start.elapsed())).await;
     }
     bulk.await??;
     Ok(Times(times))
