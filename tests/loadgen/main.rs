@@ -37,8 +37,8 @@ enum Command {
     Echo {
         #[command(flatten)]
         target: Target,
-        /// Round trips; with `--beside`, as many as fit into the download.
-        #[arg(long, default_value_t = 500)]
+        /// Round trips. With `--beside` it is as many as fit into the download.
+        #[arg(long, default_value_t = 500, conflicts_with = "beside")]
         count: usize,
         /// Download this many bytes on another stream at the same time.
         #[arg(long)]

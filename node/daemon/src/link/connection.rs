@@ -10,7 +10,7 @@ use std::{
 use super::{
     record::{Fault, Opened, Records},
     socket::Socket,
-    tls::MOST_DATA,
+    tls::RECORD_OF_CELLS,
 };
 
 /// One connection. Reading and writing do not wait for each other.
@@ -95,7 +95,7 @@ impl Connection {
         taken
     }
 
-    /// Seals what `fill` appends as one record, at most [`MOST_DATA`] bytes.
+    /// Seals what `fill` appends as one record, at most [`RECORD_OF_CELLS`] bytes.
     pub(super) fn seal<T>(&mut self, fill: impl FnOnce(&mut Vec<u8>) -> T) -> io::Result<T> {
         self.records.seal(&mut self.outgoing, fill).map_err(invalid)
     }
@@ -140,7 +140,7 @@ impl Connection {
 
     /// Writes all of it.
     pub(super) async fn write_all(&mut self, bytes: &[u8]) -> io::Result<()> {
-        for data in bytes.chunks(MOST_DATA) {
+        for data in bytes.chunks(RECORD_OF_CELLS) {
             self.seal(|out| out.extend_from_slice(data))?;
             poll_fn(|cx| self.poll_flush(cx)).await?;
         }

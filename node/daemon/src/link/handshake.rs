@@ -13,22 +13,20 @@ use std::{
 
 use phantom_protocol::wire::hello::Role;
 use rustls::{
-    CipherSuite, ClientConfig, ClientConnection, ConnectionCommon, ExtractedSecrets, KeyLog, ServerConfig,
-    ServerConnection, SideData, pki_types::ServerName,
+    CipherSuite, ClientConfig, ClientConnection, ExtractedSecrets, KeyLog, ServerConfig, ServerConnection,
+    pki_types::ServerName,
 };
 use zeroize::Zeroizing;
 
 use super::{
     connection::Connection,
-    record::{Fault, RecordKey, Records, Suite},
+    record::{Fault, HEADER, RecordKey, Records, Suite},
     socket::Socket,
     tls,
 };
 
 /// What the TLS exporter is asked for.
 const EXPORTER: &[u8] = b"EXPORTER-phantom-link-v1";
-/// What a record of TLS begins with: type 1, version 2, length 2.
-const HEADER: usize = 5;
 
 /// A connection whose handshake is complete.
 pub(super) struct Shaken {
@@ -43,37 +41,41 @@ pub(super) struct Shaken {
 pub(super) async fn dial(
     config: Arc<ClientConfig>,
     name: ServerName<'static>,
-    mut socket: Socket,
+    socket: Socket,
 ) -> io::Result<Shaken> {
     let secrets = Arc::<Secrets>::default();
     let mut config = Arc::unwrap_or_clone(config);
     config.key_log = Arc::clone(&secrets) as Arc<dyn KeyLog>;
     config.enable_secret_extraction = true;
-    let mut connection = ClientConnection::new(Arc::new(config), name).map_err(invalid)?;
-    shake(&mut connection, &mut socket).await?;
-    let facts = Facts::of(&connection)?;
-    let numbers = connection.dangerous_extract_secrets().map_err(invalid)?;
-    facts.hand_over(Role::Dialler, socket, &secrets, &numbers)
+    let connection = ClientConnection::new(Arc::new(config), name).map_err(invalid)?;
+    complete(Role::Dialler, connection.into(), socket, &secrets).await
 }
 
 /// The listener's side.
-pub(super) async fn accept(config: &ServerConfig, mut socket: Socket) -> io::Result<Shaken> {
+pub(super) async fn accept(config: &ServerConfig, socket: Socket) -> io::Result<Shaken> {
     let secrets = Arc::<Secrets>::default();
     let mut config = config.clone();
     config.key_log = Arc::clone(&secrets) as Arc<dyn KeyLog>;
     config.enable_secret_extraction = true;
-    let mut connection = ServerConnection::new(Arc::new(config)).map_err(invalid)?;
+    let connection = ServerConnection::new(Arc::new(config)).map_err(invalid)?;
+    complete(Role::Listener, connection.into(), socket, &secrets).await
+}
+
+/// Shakes hands and takes rustls' connection apart.
+async fn complete(
+    role: Role,
+    mut connection: rustls::Connection,
+    mut socket: Socket,
+    secrets: &Secrets,
+) -> io::Result<Shaken> {
     shake(&mut connection, &mut socket).await?;
     let facts = Facts::of(&connection)?;
     let numbers = connection.dangerous_extract_secrets().map_err(invalid)?;
-    facts.hand_over(Role::Listener, socket, &secrets, &numbers)
+    facts.hand_over(role, socket, secrets, &numbers)
 }
 
 /// Shakes hands. What the peer has sent behind its last message waits in the socket then.
-async fn shake<Side: SideData>(
-    connection: &mut ConnectionCommon<Side>,
-    socket: &mut Socket,
-) -> io::Result<()> {
+async fn shake(connection: &mut rustls::Connection, socket: &mut Socket) -> io::Result<()> {
     let mut record = Boundary::default();
     loop {
         write(connection, socket).await?;
@@ -100,10 +102,7 @@ async fn shake<Side: SideData>(
     }
 }
 
-async fn write<Side: SideData>(
-    connection: &mut ConnectionCommon<Side>,
-    socket: &mut Socket,
-) -> io::Result<()> {
+async fn write(connection: &mut rustls::Connection, socket: &mut Socket) -> io::Result<()> {
     let mut flight = Vec::new();
     while connection.wants_write() {
         connection.write_tls(&mut flight)?;
@@ -160,7 +159,7 @@ struct Facts {
 }
 
 impl Facts {
-    fn of<Side>(connection: &ConnectionCommon<Side>) -> io::Result<Facts> {
+    fn of(connection: &rustls::Connection) -> io::Result<Facts> {
         let suite = connection.negotiated_cipher_suite().ok_or(io::ErrorKind::InvalidData)?;
         Ok(Facts {
             suite: suite.suite(),

@@ -137,8 +137,8 @@ fn listen_hint(error: &io::Error) -> &'static str {
             ". Ports below 1024 need a right: choose another one with --listen, or run \
              `sudo setcap cap_net_bind_service=+ep $(command -v phantom)`"
         }
-        io::ErrorKind::AddrNotAvailable => ". No interface of this machine has this address",
-        _ => "",
+        io::ErrorKind::AddrNotAvailable => ": give one that \"ip address\" shows",
+        _ => ". Choose another address with --listen",
     }
 }
 
@@ -206,11 +206,6 @@ impl LinkStats {
     /// Bytes received, before TLS.
     pub fn bytes_in(&self) -> u64 {
         self.cells_in * CELL as u64
-    }
-
-    /// Bytes sent, before TLS.
-    pub fn bytes_out(&self) -> u64 {
-        self.cells_out * CELL as u64
     }
 }
 

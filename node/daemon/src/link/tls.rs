@@ -32,9 +32,9 @@ use zeroize::Zeroizing;
 pub(super) const CELLS_PER_RECORD: usize = 11;
 /// What rustls adds to the plaintext of a record, as its `max_fragment_size` counts.
 const RECORD_OVERHEAD: usize = 22;
-/// Bytes of data in a record. Records hold whole cells: none waits for its second half.
-pub(super) const MOST_DATA: usize = CELLS_PER_RECORD * CELL;
-const MAX_FRAGMENT: usize = MOST_DATA + RECORD_OVERHEAD;
+/// Bytes of data in a full record. Records hold whole cells: none waits for its second half.
+pub(super) const RECORD_OF_CELLS: usize = CELLS_PER_RECORD * CELL;
+const MAX_FRAGMENT: usize = RECORD_OF_CELLS + RECORD_OVERHEAD;
 /// What every web server without HTTP/2 offers.
 const ALPN: &[u8] = b"http/1.1";
 /// Self-signed certificates of small servers commonly live ten years.

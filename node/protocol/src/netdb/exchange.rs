@@ -277,8 +277,8 @@ impl Exchange {
                 _ => Ok(()),
             },
             Published::ApEntry(bytes) => {
-                let peer = self.partners.get(&link).map_or(self.own, |partner| partner.id);
-                match self.take_entry(now, Some(link), self.source(peer), bytes) {
+                let Some(partner) = self.partners.get(&link) else { return Ok(()) };
+                match self.take_entry(now, Some(link), self.source(partner.id), bytes) {
                     Err(bad) if !bad.is_forgivable() => Err(bad.into()),
                     _ => Ok(()),
                 }

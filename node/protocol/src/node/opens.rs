@@ -128,11 +128,6 @@ impl Node {
         self.settle(now, out);
     }
 
-    /// Nobody waits for this answer any more.
-    pub fn handle_open_cancelled(&mut self, ticket: Ticket) {
-        self.opens.retain(|open| open.request.ticket != ticket);
-    }
-
     /// Serves what can be served, refuses what has waited too long.
     pub(super) fn serve_opens(&mut self, now: Now, out: &mut impl Outlet) {
         for mut open in std::mem::take(&mut self.opens) {

@@ -189,7 +189,7 @@ impl Builds {
         self.collect(now, rng);
     }
 
-    /// A path with these hops was left, for its tunnels died.
+    /// A path with these hops was left: its tunnels died, or it brought back no echo.
     pub fn handle_path_left(&mut self, now: Moment, hops: &[NodeId]) {
         self.doubts.handle_left(now, hops.iter().copied());
     }

@@ -73,7 +73,7 @@ pub struct HopSetups {
     setups: BTreeMap<Place, Setup>,
     /// All deadlines are equally far away when they are set, so this is in order. Some are of setups that are gone.
     deadlines: VecDeque<(Moment, Place)>,
-    budgets: BTreeMap<LinkId, Budget>,
+    purses: BTreeMap<LinkId, Purse>,
     turns: Turns,
     outputs: VecDeque<HopOutput>,
 }
@@ -119,7 +119,7 @@ impl HopSetups {
             own,
             setups: BTreeMap::new(),
             deadlines: VecDeque::new(),
-            budgets: BTreeMap::new(),
+            purses: BTreeMap::new(),
             turns: Turns::new(),
             outputs: VecDeque::new(),
         }
@@ -137,9 +137,9 @@ impl HopSetups {
         array: SetupArray,
         keys: &mut PathKeys,
     ) {
-        let budget = self.budgets.entry(from).or_insert_with(|| Budget::full(now.moment));
-        if budget.take(now.moment) {
-            let left = budget.left();
+        let purse = self.purses.entry(from).or_insert_with(|| Purse::full(now.moment));
+        if purse.take(now.moment) {
+            let left = purse.left();
             self.turns.push(left, Arrived { from, from_id, round, connection, array });
         } else {
             self.setups.remove(&(from, connection));
@@ -186,7 +186,7 @@ impl HopSetups {
 
     /// The link is gone, and with it all setups that came over it or need it.
     pub fn handle_link_down(&mut self, link: LinkId) {
-        self.budgets.remove(&link);
+        self.purses.remove(&link);
         self.turns.handle_link_down(link);
         self.setups.retain(|(from, _), setup| *from != link && !setup.uses(link));
     }
@@ -407,22 +407,22 @@ impl Joining {
 }
 
 /// At most ~10 arrays a second of one link (PROTOCOL §4): a purse of time, which each array takes a tenth of a second
-/// from.
-struct Budget {
+/// from. It keeps the fractions that a `Budget` rounds away.
+struct Purse {
     credit: Duration,
     last: Moment,
 }
 
 const PRICE: Duration = Duration::from_micros(1_000_000 / ARRAYS_PER_SECOND as u64);
-const PURSE: Duration = Duration::from_micros(PRICE.as_micros() as u64 * ARRAYS_BURST as u64);
+const FULL_PURSE: Duration = Duration::from_micros(PRICE.as_micros() as u64 * ARRAYS_BURST as u64);
 
-impl Budget {
-    fn full(now: Moment) -> Budget {
-        Budget { credit: PURSE, last: now }
+impl Purse {
+    fn full(now: Moment) -> Purse {
+        Purse { credit: FULL_PURSE, last: now }
     }
 
     fn take(&mut self, now: Moment) -> bool {
-        self.credit = (self.credit + now.since(self.last)).min(PURSE);
+        self.credit = (self.credit + now.since(self.last)).min(FULL_PURSE);
         self.last = now;
         let rest = self.credit.checked_sub(PRICE);
         self.credit = rest.unwrap_or(self.credit);

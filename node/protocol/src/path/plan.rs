@@ -2,7 +2,8 @@
 //!
 //! The three places that see the owner's address are filled with three of its four guards. For kept identities the
 //! places next to a guard are filled from a second, slowly changing set. All others are random nodes of the whole view
-//! with fresh records; nodes seen for hours come first if there are twice as many as needed. Nodes in doubt, guards in use and guards set aside are taken only where others do not suffice.
+//! with fresh records; nodes seen for hours come first if there are twice as many as needed. Nodes in doubt, guards in
+//! use and guards set aside are taken only where others do not suffice.
 
 use std::collections::{BTreeMap, BTreeSet, btree_map::Entry};
 

@@ -13,11 +13,11 @@ use zeroize::Zeroizing;
 use super::Fault;
 
 /// What a record begins with: type 1, version 2, length 2.
-pub(super) const HEADER: usize = 5;
+pub(crate) const HEADER: usize = 5;
 const TAG: usize = 16;
 const NONCE: usize = 12;
 /// The most bytes of data in a record.
-pub(super) const MOST_DATA: usize = 1 << 14;
+const MOST_DATA: usize = 1 << 14;
 /// The most bytes behind a header.
 const MOST_BODY: usize = MOST_DATA + 256;
 /// The longest record.

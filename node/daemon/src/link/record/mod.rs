@@ -14,9 +14,9 @@ use std::ops::Range;
 use phantom_protocol::wire::hello::Role;
 use thiserror::Error;
 
-pub(super) use self::key::RECORD;
+use self::key::record_length;
 pub use self::key::{Content, RecordKey, Suite};
-use self::key::{HEADER, record_length};
+pub(super) use self::key::{HEADER, RECORD};
 
 /// Records without data that may follow each other: those that carry a part of a message, an update, nothing.
 const MOST_QUIET: u8 = 32;

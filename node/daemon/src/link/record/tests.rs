@@ -12,7 +12,7 @@ use rustls::{AlertDescription, CipherSuite, ClientConnection, Connection, KeyLog
 use super::{
     super::{
         handshake::Secrets,
-        tls::{self, MOST_DATA, TlsIdentity},
+        tls::{self, RECORD_OF_CELLS, TlsIdentity},
     },
     *,
 };
@@ -131,7 +131,7 @@ enum Step {
 }
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
-    let words = || prop::collection::vec(any::<u8>(), 1..MOST_DATA);
+    let words = || prop::collection::vec(any::<u8>(), 1..RECORD_OF_CELLS);
     let step = prop_oneof![
         3 => words().prop_map(Step::WeSay),
         3 => words().prop_map(Step::TheySay),
