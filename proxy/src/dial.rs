@@ -17,7 +17,8 @@ use crate::DialError;
 
 /// Does what the clients of a proxy ask for.
 ///
-/// Every future is dropped when its client goes away. A method that is not written here answers "not supported".
+/// Every future is dropped when its client goes away. A method that the implementation leaves out answers "not
+/// supported".
 pub trait Dial: Send + Sync + 'static {
     /// A connection to the far side.
     type Connection: Connection;
@@ -104,7 +105,8 @@ pub enum Isolation {
     /// Clients without credentials.
     #[default]
     Default,
-    /// Clients that gave this pair. Nothing is checked: the pair itself is the group.
+    /// Clients that gave this pair, which is the group. On a local port nothing of it is checked; with
+    /// [`Access::Remote`](crate::Access::Remote) the password was, and is empty here.
     Credentials {
         /// Up to 255 bytes, of any kind.
         user: Vec<u8>,

@@ -49,7 +49,7 @@ async fn answer(stream: &mut Stream, page: &[u8], why: Refused) -> Result<Asked,
     Err(why)
 }
 
-/// Everything up to the empty line; nothing if that does not come in time.
+/// Everything up to the empty line; nothing if it is too long.
 async fn read_head(stream: &mut Stream) -> Result<Option<Vec<u8>>, Refused> {
     let mut head = Vec::new();
     loop {
@@ -163,7 +163,7 @@ fn help(config: &Config, here: SocketAddr) -> String {
     if config.pac.is_some() {
         help.push_str(&format!("\nAutomatic proxy configuration (PAC): http://{here}/proxy.pac\n"));
     }
-    help.push_str("\nDifferent SOCKS user names keep their connections apart.\n");
+    help.push_str("\nDifferent user names keep their connections apart.\n");
     help
 }
 

@@ -6,8 +6,8 @@
 //! - CONNECT by name, IPv4 and IPv6 address, in every protocol. A dialler that writes more methods also serves BIND
 //!   ([`Dial::listen`]), UDP ASSOCIATE ([`Dial::associate`]) and Tor's RESOLVE and RESOLVE_PTR ([`Dial::resolve`],
 //!   [`Dial::reverse`]).
-//! - User and password, if given, are an [`Isolation`] group that the dialler may keep apart from others; every pair is
-//!   accepted, the empty one too. SOCKS4's user id and HTTP's `Proxy-Authorization` mean the same.
+//! - User and password, if given, are an [`Isolation`] group that the dialler may keep apart from others; on a local
+//!   port every pair is accepted, the empty one too. SOCKS4's user id and HTTP's `Proxy-Authorization` mean the same.
 //! - Each [`DialError`] has its reply code in every protocol; Tor's codes for hidden services only on demand.
 //! - Handshakes have a time, clients and groups have [`Limits`]; other machines are served only by [`Access::Remote`], which
 //!   asks for a password.

@@ -54,6 +54,7 @@ def a_name_resolved_by_dns_leads_where_its_address_does(t):
     demo = Demo(t)
     dns = f"127.0.0.1:{free_port()}"
     visitor = Node(t, "visitor", "127.41.0.1", join=demo.invitation, options=["--dns", dns])
+    assert visitor.status()["dns"] == dns
     name = demo.site.split(":")[0]
     code, answers = lookup(dns, name, AAAA)
     assert code == NO_ERROR and len(answers) == 1 and answers[0][0] == 0xFC, (code, answers)

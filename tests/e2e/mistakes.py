@@ -12,12 +12,13 @@ from harness.phantom import INVITATION, Node, free_port, world
 DEVELOPER = re.compile(r"panicked|RUST_BACKTRACE|stack backtrace|Os \{|unwrap\(\)|ParseError")
 
 
-def refuses(t, *command, says, bound=20):
+def refuses(t, *command, says, code=None, bound=20):
     """The command ends by itself, with an error that names the matter."""
     done = t.children.run(build.phantom(), *command, check=False, bound=bound, environment=world(t.folder, "user"))
     output = done.stdout + done.stderr
     assert done.returncode != 0, f"{command} succeeded:\n{output}"
     assert done.returncode > 0, f"{command} was killed by signal {-done.returncode}"
+    assert code in (None, done.returncode), f"{command}: exit code {done.returncode}, not {code}:\n{output}"
     assert re.search(says, output, re.I), f"{command}: no word of {says!r}:\n{output}"
     assert not DEVELOPER.search(output), f"{command}: not for a user's eyes:\n{output}"
     assert len(done.stderr.strip().splitlines()) <= 6, f"{command}: too long:\n{output}"
@@ -31,14 +32,20 @@ def up(t, *options, state="state"):
 
 @test(bound=60)
 def bad_options_are_refused_in_a_sentence(t):
-    refuses(t, "demo", "--hops", "9", says="hops|8")
-    refuses(t, "demo", "--hops", "many", says="hops")
-    refuses(t, "demo", "--nodes", "3", says="nodes")
-    refuses(t, "demo", "--nodes", "12", "--hops", "8", says="nodes")
-    refuses(t, "demo", "--no-such-option", says="no-such-option")
-    refuses(t, "up", "--socks", "everywhere", says="socks")
-    refuses(t, "host", "99999", says="99999|port")
-    refuses(t, "no-such-command", says="no-such-command")
+    for *command, says in (
+        ("demo", "--hops", "9", "hops.*0 to 8"),
+        ("demo", "--hops", "many", "hops"),
+        ("demo", "--nodes", "3", "nodes"),
+        ("demo", "--nodes", "12", "--hops", "8", "nodes"),
+        ("demo", "--no-such-option", "no-such-option"),
+        ("up", "--socks", "everywhere", "socks"),
+        ("up", "--socks", "203.0.113.7:1", "other machines.*--socks 127.0.0.1"),
+        ("up", "--socks", "127.0.0.1:0", "--dns", "203.0.113.7:53", "other machines.*--dns 127.0.0.1"),
+        ("up", "--listen", "0.0.0.0:443", "--socks", "127.0.0.1:0", "--listen ADDRESS:443"),
+        ("host", "99999", "1 to 65535"),
+        ("no-such-command", "no-such-command"),
+    ):
+        refuses(t, *command, says=says, code=2)
 
 
 @test(bound=60)
@@ -51,7 +58,7 @@ def a_wrong_invitation_is_refused(t):
 def a_taken_port_is_named(t):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         end = f"127.0.0.1:{taken.getsockname()[1]}"
-        refuses(t, "demo", "--socks", end, says=re.escape(end), bound=40)
+        refuses(t, "demo", "--socks", end, says=re.escape(end), code=1, bound=40)
         refuses(t, "up", "--listen", f"127.60.0.1:{free_port('127.60.0.1')}", "--socks", end, "--state", t.folder / "a", says=re.escape(end))
         refuses(t, "up", "--listen", end, "--socks", f"127.0.0.1:{free_port()}", "--state", t.folder / "b", says=re.escape(end))
 
@@ -73,6 +80,19 @@ def a_state_folder_belongs_to_one_node(t):
     first.start()
     known = wait_for("the node to start again", lambda: INVITATION.findall(first.printed())[1:], 20, first.process)
     assert known[0] == invitation, "the node that came back is another one"
+
+
+@test(bound=60)
+def a_node_that_commands_would_miss_says_how_to_reach_it(t):
+    first = Node(t, "first", "127.62.0.1")
+    process = t.children.start("second", build.phantom(), *up(t, state="second-state"), environment=first.environment())
+    printed = lambda: process.log.read_text(errors="replace")
+    wait_for("the second node to invite", lambda: INVITATION.search(printed()), 30, process)
+    found = re.search(r"^commands .*--state '([^']+)'", printed(), re.M)
+    assert found, printed()
+    assert "commands" not in first.printed(), first.printed()
+    assert INVITATION.search(printed()).group() in first.ask("status", "--state", found.group(1)).stdout
+    assert first.invitation() in first.ask("status").stdout
 
 
 @test(bound=60)

@@ -2,7 +2,7 @@
 
 use std::process::Command;
 
-use crate::world::{ERRORS, World, expect, rest};
+use crate::world::{ERRORS, World, expect, is_missing, rest};
 use phantom_proxy::{Access, Config, Elsewhere, Host, Isolation, Limits, Pac, Password};
 use tokio::io::AsyncWriteExt;
 
@@ -147,7 +147,10 @@ async fn a_proxy_for_other_machines_wants_its_password() {
 fn decide(script: &str, host: &str) -> Option<String> {
     let helper = "function dnsDomainIs(host, domain) { return host.endsWith(domain); }";
     let call = format!("{helper}\n{script}\nconsole.log(FindProxyForURL('http://x/', '{host}'));");
-    let output = Command::new("node").args(["-e", &call]).output().ok()?;
+    let Ok(output) = Command::new("node").args(["-e", &call]).output() else {
+        is_missing("node");
+        return None;
+    };
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     Some(String::from_utf8(output.stdout).unwrap().trim().to_owned())
 }

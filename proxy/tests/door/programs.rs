@@ -1,8 +1,9 @@
-//! Programs as they are: curl, and Python with PySocks. What is not installed is not tested, and says so.
+//! Programs as they are: curl, and Python with PySocks. What is not installed is not tested, and says so, or fails
+//! where everything must be tested.
 
 use std::process::Stdio;
 
-use crate::world::{World, soon};
+use crate::world::{World, is_missing, soon};
 use phantom_proxy::{Host, Isolation, Limits};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -30,7 +31,7 @@ async fn run(world: &World, program: &str, arguments: &[&str], body: Vec<u8>) ->
         Ok(output) if output.status.success() => Some(output.stdout),
         Ok(output) => panic!("{program} {arguments:?}: {}", String::from_utf8_lossy(&output.stderr)),
         Err(_) => {
-            eprintln!("{program} is not installed: not tested");
+            is_missing(program);
             None
         }
     }
@@ -101,39 +102,38 @@ data, peer = s.recvfrom(65536)
 print(data.decode(), peer[0], peer[1])
 ";
 
-async fn has_pysocks() -> bool {
-    let found = Command::new("python3").args(["-c", "import socks"]).stderr(Stdio::null()).status().await;
-    let found = found.is_ok_and(|status| status.success());
-    if !found {
-        eprintln!("PySocks is not installed: not tested");
+/// A Python that has PySocks: the one of the system, for which it is installed, need not be the first on the path.
+async fn python_with_pysocks() -> Option<&'static str> {
+    for python in ["python3", "/usr/bin/python3"] {
+        let found = Command::new(python).args(["-c", "import socks"]).stderr(Stdio::null()).status().await;
+        if found.is_ok_and(|status| status.success()) {
+            return Some(python);
+        }
     }
-    found
+    is_missing("PySocks");
+    None
 }
 
 #[tokio::test]
 async fn pysocks_gets_a_page_in_every_protocol() {
-    if !has_pysocks().await {
-        return;
-    }
+    let Some(python) = python_with_pysocks().await else { return };
     let world = World::new(Limits::default()).await;
     let port = world.proxy.port().to_string();
     for (kind, user, password) in
         [("SOCKS5", "", ""), ("SOCKS5", "alice", "secret"), ("SOCKS4", "alice", ""), ("HTTP", "", "")]
     {
         let arguments = ["-c", FETCH, kind, &port, user, password];
-        let got = run(&world, "python3", &arguments, b"a page".to_vec()).await.unwrap();
+        let got = run(&world, python, &arguments, b"a page".to_vec()).await.unwrap();
         assert!(got.ends_with(b"\r\n\r\na page"), "{kind}");
     }
 }
 
 #[tokio::test]
 async fn pysocks_sends_datagrams_and_hears_the_answer() {
-    if !has_pysocks().await {
-        return;
-    }
+    let Some(python) = python_with_pysocks().await else { return };
     let mut world = World::new(Limits::default()).await;
     let port = world.proxy.port().to_string();
-    let child = Command::new("python3")
+    let child = Command::new(python)
         .args(["-c", ASK, &port])
         .stdout(Stdio::piped())
         .kill_on_drop(true)

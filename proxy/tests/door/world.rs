@@ -18,6 +18,12 @@ use tokio::{
     time::timeout,
 };
 
+/// A program is not installed: what needs it is not tested. Where everything must be tested that is a failure.
+pub fn is_missing(program: &str) {
+    assert!(std::env::var_os("CI").is_none(), "{program} is not installed (tests/harness/install)");
+    eprintln!("{program} is not installed: not tested");
+}
+
 /// Names mean results: the name of an error, `slow`, or the far side of the test.
 pub struct TestDial {
     far: SocketAddr,

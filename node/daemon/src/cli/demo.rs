@@ -2,24 +2,23 @@
 
 use std::{net::SocketAddr, path::PathBuf};
 
-use clap::value_parser;
 use phantom_protocol::limits::DEFAULT_HOPS;
 use serde::Serialize;
 
 use super::{
-    Usage,
+    HOPS, Usage, end_point, number,
     progress::Progress,
     running::{SOCKS, asked_to_end, end, open, raise_limits},
 };
 use crate::{
     demo::{Demo, fewest_nodes},
-    doors::{Doors, bind_sockets, bind_socks, local_socket::demo_places},
+    doors::{BindError, Doors, bind_sockets, bind_socks, local_socket::demo_places},
 };
 
 /// Start a whole network on this machine and a page to fetch through it
 ///
-/// Complete nodes, each on a loopback address of its own, share nothing but sockets. One hosts a website, one offers SOCKS5.
-/// Nothing leaves this machine. Ctrl-C ends everything.
+/// Complete nodes, each on a loopback address of its own, share nothing but sockets. One hosts a website, one has a proxy port
+/// for programs. Nothing leaves this machine. Ctrl-C ends everything.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -28,13 +27,13 @@ Examples:
   phantom demo --nodes 30 --ready-file /tmp/ready.json")]
 pub(super) struct Args {
     /// How many nodes
-    #[arg(long, value_name = "N", default_value_t = 12, value_parser = value_parser!(u8).range(2..=200))]
+    #[arg(long, value_name = "N", default_value_t = 12, value_parser = number(2..=200_u8))]
     nodes: u8,
     /// Relays on each side, 0 to 8
-    #[arg(long, value_name = "K", default_value_t = DEFAULT_HOPS as u8, value_parser = value_parser!(u8).range(0..=8))]
+    #[arg(long, value_name = "K", default_value_t = DEFAULT_HOPS as u8, value_parser = number(HOPS))]
     hops: u8,
-    /// Where programs find SOCKS5
-    #[arg(long, value_name = "ADDR", default_value = SOCKS)]
+    /// The proxy port for programs: SOCKS5, SOCKS4a, HTTP CONNECT
+    #[arg(long, value_name = "ADDR", default_value = SOCKS, value_parser = end_point)]
     socks: SocketAddr,
     /// A file that is written when everything stands: JSON with socks, site, pid, hops, invitation, nodes
     #[arg(long, value_name = "FILE")]
@@ -73,7 +72,14 @@ pub(super) async fn run(args: Args) -> anyhow::Result<()> {
     };
     drop(progress);
     let sockets = bind_sockets(&demo_places()).await.unwrap_or_else(|error| {
-        eprintln!("`phantom status` and `phantom host` cannot speak to this demo. {error}");
+        match error {
+            BindError::Taken(place) => eprintln!(
+                "Another node answers at {}: `phantom status` and `phantom host` speak to that one, not to this demo. End \
+                 it first if you want to ask the demo.",
+                place.display()
+            ),
+            error => eprintln!("`phantom status` and `phantom host` cannot speak to this demo. {error}"),
+        }
         Vec::new()
     });
     let address = socks.local_addr()?;

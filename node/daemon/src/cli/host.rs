@@ -6,10 +6,9 @@ use std::{
 };
 
 use anyhow::Context;
-use clap::{builder::RangedI64ValueParser, value_parser};
 use tokio::{net::TcpStream, time::timeout};
 
-use super::{Whom, progress::Progress};
+use super::{Whom, number, progress::Progress};
 use crate::doors::{HostRequest, is_label};
 
 /// Longer than a node takes before it gives up and says why.
@@ -19,7 +18,7 @@ const PATIENCE: Duration = Duration::from_secs(180);
 ///
 /// Others reach it by the name that is printed. Neither they nor any relay learn where this machine is. The name belongs
 /// to an identity that the node keeps: the same --as gives the same name, also after a restart. The port stays published
-/// until the node ends, or `phantom unhost`.
+/// until the node ends, or `phantom unhost`. Hosted again, a port leads to the new place.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -29,7 +28,7 @@ Examples:
   phantom host 22 --as shell             another identity, another name")]
 pub(super) struct Args {
     /// The port that others connect to
-    #[arg(value_parser = port())]
+    #[arg(value_parser = number(1..=u16::MAX))]
     port: u16,
     /// Where their connections go: an address, a port of this machine, or both [default: 127.0.0.1:PORT]
     #[arg(long, value_name = "ADDR")]
@@ -39,10 +38,6 @@ pub(super) struct Args {
     label: String,
     #[command(flatten)]
     whom: Whom,
-}
-
-fn port() -> RangedI64ValueParser<u16> {
-    value_parser!(u16).range(1..)
 }
 
 pub(super) fn label(text: &str) -> Result<String, String> {

@@ -11,13 +11,19 @@ mod status;
 mod unhost;
 mod up;
 
-use std::{path::PathBuf, process::ExitCode};
+use std::{
+    fmt::Display, net::SocketAddr, ops::RangeInclusive, path::PathBuf, process::ExitCode, str::FromStr,
+};
 
 use clap::{Parser, Subcommand};
 use tracing_subscriber::EnvFilter;
 
+use crate::doors::PortError;
+
 /// What is logged when `PHANTOM_LOG` says nothing.
 const LOGGED: &str = "error,phantom_node=warn,phantom_proxy=warn";
+/// Relays of a path.
+const HOPS: RangeInclusive<u8> = 0..=8;
 
 #[derive(Debug, Parser)]
 #[command(name = "phantom", version, about = "An anonymous network that unchanged programs can use.", after_help = EXAMPLES)]
@@ -29,7 +35,7 @@ struct Cli {
 const EXAMPLES: &str = "\
 Examples:
   phantom demo                    a network on this machine, and a page in it
-  phantom up --join INVITATION    a node; programs use SOCKS5 on 127.0.0.1:9070
+  phantom up --join INVITATION    a node; programs use the proxy 127.0.0.1:9070
   phantom host 8000               publish a web server; needs a running `up`
   phantom status                  how the running node is
 
@@ -65,11 +71,46 @@ impl Whom {
 #[error("{0}")]
 struct Usage(String);
 
+/// Whether the command was at fault, and not the world.
+fn is_usage(error: &anyhow::Error) -> bool {
+    error.is::<Usage>() || matches!(error.downcast_ref(), Some(PortError::Public(_)))
+}
+
+/// An address with its port.
+fn end_point(text: &str) -> Result<SocketAddr, &'static str> {
+    text.parse().map_err(|_| "it looks like 127.0.0.1:9070: an IP address and a port")
+}
+
+/// A number of this range.
+fn number<T: FromStr + PartialOrd + Display>(
+    range: RangeInclusive<T>,
+) -> impl Fn(&str) -> Result<T, String> + Clone
+where
+    RangeInclusive<T>: Clone,
+{
+    move |text| {
+        let number = text.parse().ok().filter(|number| range.contains(number));
+        number.ok_or_else(|| format!("it is a number from {} to {}", range.start(), range.end()))
+    }
+}
+
+/// What to log. A wish that cannot be read is no reason to do nothing, but it is said.
+fn log_filter() -> EnvFilter {
+    let wish = std::env::var_os("PHANTOM_LOG").filter(|wish| !wish.is_empty());
+    let Some(wish) = wish else { return EnvFilter::new(LOGGED) };
+    wish.to_str().and_then(|wish| EnvFilter::try_new(wish).ok()).unwrap_or_else(|| {
+        eprintln!(
+            "phantom: PHANTOM_LOG={} is not understood: it looks like debug, or phantom_node=debug",
+            wish.display()
+        );
+        EnvFilter::new(LOGGED)
+    })
+}
+
 /// Does what the command line says.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
-    let filter = EnvFilter::try_from_env("PHANTOM_LOG").unwrap_or_else(|_| EnvFilter::new(LOGGED));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    tracing_subscriber::fmt().with_env_filter(log_filter()).with_writer(std::io::stderr).init();
     let result = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
@@ -84,7 +125,7 @@ pub fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("phantom: {error:#}");
-            ExitCode::from(if error.is::<Usage>() { 2 } else { 1 })
+            ExitCode::from(if is_usage(&error) { 2 } else { 1 })
         }
     }
 }
@@ -115,10 +156,15 @@ mod tests {
         for (line, word) in [
             ("demo --hops 9", "--hops"),
             ("demo --hops many", "--hops"),
+            ("up --hops x", "a number from 0 to 8"),
             ("demo --nodes x", "--nodes"),
             ("up --socks everywhere", "--socks"),
+            ("up --socks 127.0.0.1", "it looks like 127.0.0.1:9070"),
+            ("up --dns 53", "it looks like 127.0.0.1:9070"),
+            ("up --listen :443", "it looks like 127.0.0.1:9070"),
             ("up --join hello", "invitation"),
             ("host 99999", "99999"),
+            ("host http", "a number from 1 to 65535"),
             ("host 0", "PORT"),
             ("host 80 --as A/B", "--as"),
             ("no-such-command", "no-such-command"),
@@ -127,5 +173,15 @@ mod tests {
             assert_eq!(error.exit_code(), 2, "{line}");
             assert!(error.to_string().contains(word), "{line}: {error}");
         }
+    }
+
+    #[tokio::test]
+    async fn a_port_for_other_machines_is_wrong_usage_and_a_taken_one_is_not() {
+        let refused = |address: SocketAddr| async move {
+            anyhow::Error::from(crate::doors::bind_socks(address).await.unwrap_err())
+        };
+        assert!(is_usage(&refused("203.0.113.7:1".parse().unwrap()).await));
+        let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        assert!(!is_usage(&refused(taken.local_addr().unwrap()).await));
     }
 }

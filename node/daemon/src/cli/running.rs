@@ -10,13 +10,14 @@ use crate::{
     doors::{Doors, RunningNode},
 };
 
-/// Where SOCKS is served if nobody says otherwise.
+/// Where the proxy port is if nobody says otherwise.
 pub(super) const SOCKS: &str = "127.0.0.1:9070";
 
 /// Serves the doors of a node until what is returned is aborted, or the runtime ends.
 pub(super) fn open(daemon: &Daemon, doors: Doors) -> JoinHandle<()> {
     let socks: Option<SocketAddr> = doors.socks.as_ref().and_then(|listener| listener.local_addr().ok());
-    tokio::spawn(doors.serve(Arc::new(RunningNode::new(daemon.clone(), socks))))
+    let dns = doors.dns.as_ref().and_then(|port| port.address().ok());
+    tokio::spawn(doors.serve(Arc::new(RunningNode::new(daemon.clone(), socks, dns))))
 }
 
 /// Waits for Ctrl-C or a polite kill.

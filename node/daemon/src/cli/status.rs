@@ -47,6 +47,7 @@ fn write_into(text: &mut String, status: &Status) -> std::fmt::Result {
     )?;
     writeln!(text, "listens   {}", or_none(status.listen))?;
     writeln!(text, "socks     {}", or_none(status.socks))?;
+    writeln!(text, "dns       {}", or_none(status.dns))?;
     writeln!(text, "network   {} other nodes known, {} links", status.known_nodes, status.links.len())?;
     let paths = &status.paths;
     let took = paths.build_ms.map_or(String::new(), |ms| format!(", {ms} ms each"));
@@ -105,9 +106,15 @@ mod tests {
         let mut status =
             Status { node: "ab".repeat(32), obstacle: Some("Too few nodes.".into()), ..Status::default() };
         let relays = vec!["127.17.0.1:4000".to_owned(), "cd".repeat(32)];
+        status.dns = Some("127.0.0.1:9053".parse().unwrap());
         status.paths.ready.push(ReadyPath { relays, purpose: "client".into(), expires_in: 4000 });
         let text = render(&status);
-        for part in ["abababab (", "127.17.0.1:4000 > cdcdcdcd (1 h 6 min left)", "Too few nodes."] {
+        for part in [
+            "abababab (",
+            "dns       127.0.0.1:9053\n",
+            "127.17.0.1:4000 > cdcdcdcd (1 h 6 min left)",
+            "Too few nodes.",
+        ] {
             assert!(text.contains(part), "{part} in\n{text}");
         }
     }
@@ -120,6 +127,7 @@ mod tests {
             "node",
             "listen",
             "socks",
+            "dns",
             "invitation",
             "known_nodes",
             "links",

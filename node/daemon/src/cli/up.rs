@@ -7,15 +7,19 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, bail};
-use clap::value_parser;
+use anyhow::Context;
 use phantom_protocol::{limits::DEFAULT_HOPS, network::Network, wire::invitation::Invitation};
 
-use super::running::{SOCKS, asked_to_end, end, open, raise_limits};
+use super::{
+    HOPS, Usage, end_point, number,
+    running::{SOCKS, asked_to_end, end, open, raise_limits},
+};
 use crate::{
     daemon::{Config, Daemon},
     demo::local_network,
-    doors::{DnsPort, Doors, NodeHandle as _, bind_sockets, bind_socks, local_socket::node_places},
+    doors::{
+        DnsPort, Doors, LocalSocket, NodeHandle as _, bind_sockets, bind_socks, local_socket::node_places,
+    },
     store,
 };
 
@@ -26,8 +30,8 @@ const SETTLING: Duration = Duration::from_secs(8);
 
 /// Run a node
 ///
-/// Programs use the network through SOCKS5: names that end in .ap are resolved inside, everything else is refused. Without
-/// an invitation the node waits alone, and prints one for others.
+/// Programs use the network through one port that speaks SOCKS5, SOCKS4a and HTTP CONNECT: names that end in .ap are
+/// resolved inside, everything else is refused. Without an invitation the node waits alone, and prints one for others.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -40,19 +44,19 @@ pub(super) struct Args {
     #[arg(long, value_name = "INVITATION")]
     join: Option<Invitation>,
     /// Where other nodes reach this one; without it, a node that joined only dials
-    #[arg(long, value_name = "ADDR")]
+    #[arg(long, value_name = "ADDR", value_parser = end_point)]
     listen: Option<SocketAddr>,
-    /// Where programs find SOCKS5
-    #[arg(long, value_name = "ADDR", default_value = SOCKS)]
+    /// The proxy port for programs: SOCKS5, SOCKS4a, HTTP CONNECT
+    #[arg(long, value_name = "ADDR", default_value = SOCKS, value_parser = end_point)]
     socks: SocketAddr,
     /// Where programs find DNS for names in .ap, which refuses all others; without it, nowhere
-    #[arg(long, value_name = "ADDR")]
+    #[arg(long, value_name = "ADDR", value_parser = end_point)]
     dns: Option<SocketAddr>,
     /// Where the node keeps its keys [default: ~/.local/state/phantom]
     #[arg(long, value_name = "DIR")]
     state: Option<PathBuf>,
     /// Relays of each path, 0 to 8; two paths meet in a connection
-    #[arg(long, value_name = "K", default_value_t = DEFAULT_HOPS as u8, value_parser = value_parser!(u8).range(0..=8))]
+    #[arg(long, value_name = "K", default_value_t = DEFAULT_HOPS as u8, value_parser = number(HOPS))]
     hops: u8,
 }
 
@@ -70,11 +74,12 @@ pub(super) async fn run(args: Args) -> anyhow::Result<()> {
     let daemon = Daemon::start(config(&args, state.clone())?).await?;
     let sockets = bind_sockets(&node_places(&state)).await?;
     let alone = args.join.is_none();
-    greet(&daemon, &socks.local_addr()?, &state, alone);
-    if let Some(dns) = &dns {
-        let here = dns.address()?;
-        println!("dns       {here}   (dig @{} -p {} NAME.ap AAAA)", here.ip(), here.port());
+    greet(&daemon, socks.local_addr()?, dns.as_ref().map(DnsPort::address).transpose()?);
+    println!("state     {}", state.display());
+    if !sockets.iter().any(LocalSocket::is_default) {
+        println!("commands  need --state '{}': without it they do not come to this node", state.display());
     }
+    invite(&daemon, alone);
     let doors = open(&daemon, Doors { socks: Some(socks), dns, sockets });
     tokio::select! {
         result = asked_to_end() => result?,
@@ -93,11 +98,12 @@ fn config(args: &Args, state: PathBuf) -> anyhow::Result<Config> {
         (Some(listen), _) => Some(listen),
     };
     if let Some(listen) = listen.filter(|listen| listen.ip().is_unspecified()) {
-        bail!(
+        return Err(Usage(format!(
             "--listen {listen} says nothing that other nodes could dial. Give the address by which they reach this machine: \
              --listen ADDRESS:{}",
             listen.port()
-        );
+        ))
+        .into());
     }
     let network = network(listen, args.join.as_ref())?;
     let mut config = Config::new(network.clone());
@@ -125,7 +131,7 @@ fn network(listen: Option<SocketAddr>, join: Option<&Invitation>) -> anyhow::Res
     }
 }
 
-fn greet(daemon: &Daemon, socks: &SocketAddr, state: &std::path::Path, alone: bool) {
+fn greet(daemon: &Daemon, socks: SocketAddr, dns: Option<SocketAddr>) {
     println!("Phantom {}, node {:?}", env!("CARGO_PKG_VERSION"), daemon.id());
     match daemon.listening() {
         Some(address) => println!("listens   {address}"),
@@ -134,7 +140,12 @@ fn greet(daemon: &Daemon, socks: &SocketAddr, state: &std::path::Path, alone: bo
         ),
     }
     println!("socks     {socks}   (curl -q --noproxy '' --socks5-hostname {socks} http://NAME.ap/)");
-    println!("state     {}", state.display());
+    if let Some(dns) = dns {
+        println!("dns       {dns}   (dig @{} -p {} NAME.ap AAAA)", dns.ip(), dns.port());
+    }
+}
+
+fn invite(daemon: &Daemon, alone: bool) {
     if alone {
         println!(
             "This node is alone: it was started without --join. It becomes a network when others join it."

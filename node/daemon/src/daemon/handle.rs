@@ -44,6 +44,7 @@ impl NodeHandle for Daemon {
             uptime_seconds: clock.moment().since(self.0.started).as_secs(),
             listen: self.listening(),
             socks: None,
+            dns: None,
             invitation: self.invitation().map(|invitation| invitation.to_string()),
             links: self.link_stats().iter().map(link).collect(),
             services: self.services(&driver),

@@ -4,16 +4,16 @@
 //! address, whether or not somebody answers to it. What is not of the zone is refused by [`phantom_resolver`].
 
 use std::{
+    io,
     net::{IpAddr, SocketAddr},
     sync::Arc,
 };
 
-use anyhow::{Context, ensure};
 use phantom_protocol::address::ApName;
 use phantom_resolver::{Addresses, Lookup, NoAnswer};
 use tokio::net::{TcpListener, UdpSocket};
 
-use super::Names;
+use super::{LocalPort, Names, PortError};
 
 /// A DNS port, open but not yet served.
 #[derive(Debug)]
@@ -24,21 +24,18 @@ pub struct DnsPort {
 
 impl DnsPort {
     /// Opens both transports at an address of this machine.
-    pub async fn bind(address: SocketAddr) -> anyhow::Result<DnsPort> {
-        ensure!(
-            address.ip().is_loopback(),
-            "The DNS port {address} could be used from other machines. Put it on 127.0.0.1 or [::1]."
-        );
-        let why = || {
-            format!("The DNS port {address} cannot be opened. Choose another one: --dns {}:0", address.ip())
+    pub async fn bind(address: SocketAddr) -> Result<DnsPort, PortError> {
+        let port = LocalPort::dns(address)?;
+        let opened = async {
+            let tcp = TcpListener::bind(address).await?;
+            let udp = UdpSocket::bind(tcp.local_addr()?).await?;
+            Ok::<_, io::Error>(DnsPort { udp, tcp })
         };
-        let tcp = TcpListener::bind(address).await.with_context(why)?;
-        let udp = UdpSocket::bind(tcp.local_addr()?).await.with_context(why)?;
-        Ok(DnsPort { udp, tcp })
+        opened.await.map_err(|error| port.failed(error))
     }
 
     /// Where it is.
-    pub fn address(&self) -> std::io::Result<SocketAddr> {
+    pub fn address(&self) -> io::Result<SocketAddr> {
         self.udp.local_addr()
     }
 
@@ -87,9 +84,11 @@ mod tests {
     #[tokio::test]
     async fn a_taken_or_public_port_is_a_sentence_that_says_what_to_do() {
         let taken = DnsPort::bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
-        let error = DnsPort::bind(taken.address().unwrap()).await.unwrap_err();
-        assert!(error.to_string().contains("--dns 127.0.0.1:"), "{error}");
+        let address = taken.address().unwrap();
+        let error = DnsPort::bind(address).await.unwrap_err().to_string();
+        assert!(error.starts_with(&format!("The DNS port {address} is in use")), "{error}");
+        assert!(error.contains(". Choose another one: --dns 127.0.0.1:"), "{error}");
         let error = DnsPort::bind("0.0.0.0:0".parse().unwrap()).await.unwrap_err();
-        assert!(error.to_string().contains("other machines"), "{error}");
+        assert!(matches!(error, PortError::Public(_)), "{error}");
     }
 }

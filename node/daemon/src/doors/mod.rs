@@ -1,10 +1,12 @@
 //! The doors of a node: where local programs come in (PROTOCOL §8).
 //!
-//! The proxy port for any program, DNS for `.ap`, the local socket for the command line. A door knows the node only as a [`NodeHandle`].
+//! The proxy port for any program, DNS for `.ap`, the local socket for the command line. A door knows the node only as a
+//! [`NodeHandle`].
 
 mod dns;
 pub mod local_socket;
 mod names;
+mod port;
 mod running;
 pub mod socks;
 mod status;
@@ -17,7 +19,6 @@ use std::{
     sync::Arc,
 };
 
-use anyhow::anyhow;
 use futures_util::future::join_all;
 use phantom_protocol::identity::ApPublic;
 use phantom_proxy::{Config, Connection, Elsewhere, Pac, Proxy};
@@ -27,6 +28,7 @@ use tokio::net::{TcpListener, TcpSocket};
 pub use dns::DnsPort;
 pub use local_socket::{BindError, LocalClient, LocalSocket};
 pub use names::Names;
+pub use port::{LocalPort, PortError};
 pub use running::RunningNode;
 pub use socks::SocksDoor;
 pub use status::{Link, Paths, ReadyPath, Service, Status};
@@ -34,6 +36,7 @@ pub use status::{Link, Paths, ReadyPath, Service, Status};
 /// Programs that have connected to the proxy port and were not looked at yet.
 const QUEUE: u32 = 1024;
 
+/// A node, as far as its doors need it.
 pub trait NodeHandle: Send + Sync + 'static {
     /// A connection to a port of a peer.
     type Stream: Connection;
@@ -119,7 +122,7 @@ impl Doors {
                 Some(listener) => {
                     let Err(error) =
                         proxy.serve(listener, Arc::new(SocksDoor::new(node.clone(), names.clone()))).await;
-                    tracing::error!("the SOCKS port is closed: {error}");
+                    tracing::error!("the proxy port is closed: {error}");
                 }
             }
         };
@@ -134,26 +137,14 @@ fn proxy() -> Proxy {
     Proxy::new(Config { pac, ..Config::default() })
 }
 
-/// Opens a SOCKS port. It comes before anything costly, so that the user learns at once that it is taken.
-pub async fn bind_socks(address: SocketAddr) -> anyhow::Result<TcpListener> {
-    anyhow::ensure!(
-        address.ip().is_loopback(),
-        "The SOCKS port {address} could be used from other machines. Put it on 127.0.0.1 or [::1]."
-    );
-    listen(address).map_err(|error| {
-        let other = SocketAddr::new(address.ip(), address.port().checked_add(1).unwrap_or(9070));
-        match error.kind() {
-            io::ErrorKind::AddrInUse => anyhow!(
-                "The SOCKS port {address} is in use by another program. Choose another one: --socks {other}"
-            ),
-            _ => anyhow!(
-                "The SOCKS port {address} cannot be opened: {error}. Choose another one: --socks {other}"
-            ),
-        }
-    })
+/// Opens a proxy port. It comes before anything costly, so that the user learns at once that it is taken.
+pub async fn bind_socks(address: SocketAddr) -> Result<TcpListener, PortError> {
+    let port = LocalPort::proxy(address)?;
+    listen(address).map_err(|error| port.failed(error))
 }
 
-/// A browser that starts, or a crawler, opens connections by the hundred: with the usual queue of 128 some would wait a second.
+/// A browser that starts, or a crawler, opens connections by the hundred: with the usual queue of 128 some would wait a
+/// second.
 fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
     socket.set_reuseaddr(true)?;
@@ -189,11 +180,13 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_taken_or_public_socks_port_is_a_sentence_that_says_what_to_do() {
+    async fn a_taken_or_public_proxy_port_is_a_sentence_that_says_what_to_do() {
         let taken = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let error = bind_socks(taken.local_addr().unwrap()).await.unwrap_err();
-        assert!(error.to_string().contains("--socks 127.0.0.1:"), "{error}");
+        let address = taken.local_addr().unwrap();
+        let error = bind_socks(address).await.unwrap_err().to_string();
+        assert!(error.starts_with(&format!("The proxy port {address} is in use")), "{error}");
+        assert!(error.contains(". Choose another one: --socks 127.0.0.1:"), "{error}");
         let error = bind_socks("0.0.0.0:0".parse().unwrap()).await.unwrap_err();
-        assert!(error.to_string().contains("other machines"), "{error}");
+        assert!(matches!(error, PortError::Public(_)), "{error}");
     }
 }

@@ -19,12 +19,13 @@ const PUBLISHING: Duration = Duration::from_secs(120);
 pub struct RunningNode {
     daemon: Daemon,
     socks: Option<SocketAddr>,
+    dns: Option<SocketAddr>,
 }
 
 impl RunningNode {
-    /// The node behind a SOCKS port.
-    pub fn new(daemon: Daemon, socks: Option<SocketAddr>) -> RunningNode {
-        RunningNode { daemon, socks }
+    /// The node behind a proxy port and a DNS port.
+    pub fn new(daemon: Daemon, socks: Option<SocketAddr>, dns: Option<SocketAddr>) -> RunningNode {
+        RunningNode { daemon, socks, dns }
     }
 }
 
@@ -58,6 +59,6 @@ impl NodeHandle for RunningNode {
     }
 
     async fn status(&self) -> Status {
-        Status { socks: self.socks, ..NodeHandle::status(&self.daemon).await }
+        Status { socks: self.socks, dns: self.dns, ..NodeHandle::status(&self.daemon).await }
     }
 }

@@ -18,7 +18,7 @@ use crate::session::{OpenError, Refusal};
 /// The group of programs that gave no credentials.
 pub const DEFAULT_GROUP: &str = "default";
 
-/// The dialler behind a node's SOCKS port.
+/// The dialler behind a node's proxy port.
 #[derive(Debug)]
 pub struct SocksDoor<N> {
     node: Arc<N>,
@@ -40,7 +40,7 @@ impl<N: NodeHandle> Dial for SocksDoor<N> {
         let group = group(&request.isolation);
         let connected = self.node.connect(&group, *name.public(), request.port).await;
         connected.map_err(|error| {
-            info!("a SOCKS client was not connected: {error}");
+            info!("a program was not connected: {error}");
             reason(&error)
         })
     }
@@ -61,26 +61,24 @@ fn party(host: &Host, names: &Names) -> Result<ApName, DialError> {
         Host::Name(name) => match name.parse::<ApName>() {
             Ok(name) => Ok(name),
             Err(BadName::NotAp(_)) => {
-                warn!("a SOCKS client asked for a name outside .ap: refused, this node leads nowhere else");
+                warn!("a program asked for a name outside .ap: refused, this node leads nowhere else");
                 Err(DialError::NotAllowed)
             }
             Err(_) => {
-                warn!("a SOCKS client asked for a name in .ap that is mistyped or cut off");
+                warn!("a program asked for a name in .ap that is mistyped or cut off");
                 Err(ServiceError::BadName.into())
             }
         },
         Host::Ip(IpAddr::V6(address)) if is_ap_address(&address.octets()) => {
             names.find((*address).into()).ok_or_else(|| {
-                warn!(
-                    "a SOCKS client asked for an AP address whose name nobody asked for here: use the full .ap name"
-                );
+                warn!("a program asked for an AP address whose name nobody asked for here: use the full .ap name");
                 ServiceError::NotFound.into()
             })
         }
         Host::Ip(_) => {
             warn!(
-                "a SOCKS client asked for an IP address: refused, this node leads nowhere else. Does the client resolve \
-                 names itself? (curl: --socks5-hostname)"
+                "a program asked for an IP address: refused, this node leads nowhere else. Does it resolve names \
+                 itself? (curl: --socks5-hostname)"
             );
             Err(DialError::NotAllowed)
         }

@@ -18,8 +18,10 @@ pub struct Status {
     pub uptime_seconds: u64,
     /// Where other nodes reach it.
     pub listen: Option<SocketAddr>,
-    /// Where SOCKS is served.
+    /// Where the proxy port is: SOCKS5, SOCKS4a, HTTP CONNECT.
     pub socks: Option<SocketAddr>,
+    /// Where the DNS port is.
+    pub dns: Option<SocketAddr>,
     /// What another node joins with.
     pub invitation: Option<String>,
     /// Nodes of the network that are known here, without this one.

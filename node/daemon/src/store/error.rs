@@ -49,8 +49,8 @@ pub enum StoreError {
     },
     /// A node is running on it.
     #[error(
-        "a Phantom node is already running on {folder}{}: use that one (`phantom status`), stop it first, or name \
-         another folder with --state DIR",
+        "a Phantom node is already running on {folder}{}: use that one (`phantom status \
+         --state '{folder}'`), stop it first, or name another folder with --state DIR",
         holder.map(|pid| format!(" (process {pid})")).unwrap_or_default(),
         folder = folder.display()
     )]
@@ -126,7 +126,10 @@ pub enum StoreError {
     #[error(transparent)]
     Tls(TlsError),
     /// Anything else that the system refuses.
-    #[error("cannot {what} {path}: {error}", path = path.display())]
+    #[error(
+        "cannot {what} {path}: {error}. Look at its permissions, or name another folder with --state DIR",
+        path = path.display()
+    )]
     Io {
         /// What was tried.
         what: &'static str,

@@ -61,8 +61,9 @@ fn folder(variable: &str) -> Option<PathBuf> {
 pub enum BindError {
     /// There is one already.
     #[error(
-        "A node is running already: it answers at {0}. Look at it with `phantom status`, end it first, or give this one \
-         its own place: --state DIR"
+        "A node is running already: it answers at {place}. Look at it with `phantom status --state '{folder}'`, end it \
+         first, or give this one its own place: --state DIR",
+        place = .0.display(), folder = .0.parent().unwrap_or(.0).display()
     )]
     Taken(PathBuf),
     /// The kernel's limit.
@@ -90,7 +91,7 @@ pub enum BindError {
 #[derive(Debug)]
 pub struct LocalSocket {
     pub(super) listener: UnixListener,
-    _file: OwnFile,
+    file: OwnFile,
 }
 
 impl LocalSocket {
@@ -108,7 +109,12 @@ impl LocalSocket {
         let listener = UnixListener::bind(place).map_err(failed)?;
         fs::set_permissions(place, fs::Permissions::from_mode(0o600)).map_err(failed)?;
         let metadata = fs::symlink_metadata(place).map_err(failed)?;
-        Ok(LocalSocket { listener, _file: OwnFile { place: place.into(), inode: metadata.ino() } })
+        Ok(LocalSocket { listener, file: OwnFile { place: place.into(), inode: metadata.ino() } })
+    }
+
+    /// Whether commands come here that do not say which node they mean.
+    pub fn is_default(&self) -> bool {
+        client_places(None).first() == Some(&self.file.place)
     }
 }
 
