@@ -107,7 +107,8 @@ impl Connection {
 
     /// Waits until everything has left for the kernel: what was sealed, and what the peer has asked for.
     pub(super) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if self.records.owes_update() {
+        // One answer at a time: a peer that takes nothing must not make answers pile up.
+        if self.outgoing.is_empty() && self.records.owes_update() {
             self.records.seal_update_if_due(&mut self.outgoing).map_err(invalid)?;
         }
         self.poll_sent(cx)
@@ -120,6 +121,11 @@ impl Connection {
         self.outgoing.clear();
         self.sent = 0;
         Poll::Ready(Ok(()))
+    }
+
+    /// Whether it has been said that nothing more comes.
+    pub(super) fn has_closed(&self) -> bool {
+        self.has_closed
     }
 
     /// Says that nothing more comes, and closes our direction.

@@ -300,7 +300,7 @@ impl LinkTask {
         if self.shut || !self.poll_written(cx)? {
             return Ok(Progress::None);
         }
-        if self.seal_batch()? == 0 {
+        if self.connection.has_closed() || self.seal_batch()? == 0 {
             return self.poll_last_words(cx);
         }
         self.poll_written(cx)?;

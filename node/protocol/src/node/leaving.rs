@@ -127,11 +127,14 @@ impl Node {
         };
         // Where the path itself has ended, its tunnels have died of that.
         if deaths >= patience && self.switch.has_path(id) && self.deaths.may_leave(now.moment, guard) {
-            self.leave_path(now, id, out);
+            // Far ends can make tunnels die, so nobody is doubted for it: what doubts do to the choice of nodes would
+            // tell them which identities are one owner's, and let them steer it.
+            self.switch.end_owned_path(id, out);
+            self.forget_path(now, id);
         }
     }
 
-    /// Ends a path that carries nothing, and avoids its hops for a while.
+    /// Ends a path that brought back no echo, which no far end can cause, and avoids its hops for a while.
     pub(super) fn leave_path(&mut self, now: Now, id: OwnedPathId, out: &mut impl Outlet) {
         if let Some(path) = self.pool.get(id) {
             self.builds.handle_path_left(now.moment, &path.relays);

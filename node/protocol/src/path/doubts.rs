@@ -30,6 +30,12 @@ struct Mark {
     until: Moment,
 }
 
+impl Mark {
+    fn weight(&self) -> u32 {
+        self.failures + if self.left { LEFT } else { 0 }
+    }
+}
+
 impl Doubts {
     /// A circle with these nodes has failed, or they could not be reached.
     pub fn handle_failure(&mut self, now: Moment, nodes: impl IntoIterator<Item = NodeId>) {
@@ -58,14 +64,15 @@ impl Doubts {
     /// How doubtful nodes are. Who is not named is not doubted.
     pub fn weights(&mut self, now: Moment) -> BTreeMap<NodeId, u32> {
         self.marks.retain(|_, mark| now < mark.until);
-        let weight = |mark: &Mark| mark.failures + if mark.left { LEFT } else { 0 };
-        self.marks.iter().map(|(node, mark)| (*node, weight(mark))).collect()
+        self.marks.iter().map(|(node, mark)| (*node, mark.weight())).collect()
     }
 
     fn mark(&mut self, now: Moment, node: NodeId, change: impl FnOnce(&mut Mark)) {
         if !self.marks.contains_key(&node) && self.marks.len() >= DOUBTED {
-            let oldest = self.marks.iter().min_by_key(|(_, mark)| mark.until).map(|(node, _)| *node);
-            oldest.map(|oldest| self.marks.remove(&oldest));
+            // The least doubtful first: strangers can make us dial many nodes in vain.
+            let least = self.marks.iter().min_by_key(|(_, mark)| (mark.weight(), mark.until));
+            let least = least.map(|(node, _)| *node);
+            least.map(|least| self.marks.remove(&least));
         }
         let mark = self.marks.entry(node).or_insert(Mark { failures: 0, left: false, until: now });
         change(mark);

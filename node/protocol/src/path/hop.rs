@@ -139,8 +139,8 @@ impl HopSetups {
     ) {
         let purse = self.purses.entry(from).or_insert_with(|| Purse::full(now.moment));
         if purse.take(now.moment) {
-            let left = purse.left();
-            self.turns.push(left, Arrived { from, from_id, round, connection, array });
+            let rank = purse.rank();
+            self.turns.push(rank, Arrived { from, from_id, round, connection, array });
         } else {
             self.setups.remove(&(from, connection));
         }
@@ -410,27 +410,54 @@ impl Joining {
 /// from. It keeps the fractions that a `Budget` rounds away.
 struct Purse {
     credit: Duration,
+    /// How seldom the link has brought arrays lately: grows with time, and each array takes a second from it. It never
+    /// refuses; it ranks, over a minute. By the purse alone a link that brings as many as it may looks like one that has
+    /// brought nothing.
+    rank: Duration,
     last: Moment,
 }
 
 const PRICE: Duration = Duration::from_micros(1_000_000 / ARRAYS_PER_SECOND as u64);
+const RANK: Duration = Duration::from_secs(60);
+const RANK_PRICE: Duration = Duration::from_secs(1);
 const FULL_PURSE: Duration = Duration::from_micros(PRICE.as_micros() as u64 * ARRAYS_BURST as u64);
 
 impl Purse {
     fn full(now: Moment) -> Purse {
-        Purse { credit: FULL_PURSE, last: now }
+        Purse { credit: FULL_PURSE, rank: RANK, last: now }
     }
 
     fn take(&mut self, now: Moment) -> bool {
-        self.credit = (self.credit + now.since(self.last)).min(FULL_PURSE);
+        let passed = now.since(self.last);
+        self.credit = (self.credit + passed).min(FULL_PURSE);
+        self.rank = (self.rank + passed).min(RANK).saturating_sub(RANK_PRICE);
         self.last = now;
         let rest = self.credit.checked_sub(PRICE);
         self.credit = rest.unwrap_or(self.credit);
         rest.is_some()
     }
 
-    /// How many more it may bring at once.
-    fn left(&self) -> u32 {
-        (self.credit.as_micros() / PRICE.as_micros()) as u32
+    /// The more, the fewer the link has brought lately.
+    fn rank(&self) -> u32 {
+        self.rank.as_secs() as u32
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_link_that_brings_bursts_now_and_then_ranks_before_one_that_brings_as_many_as_it_may() {
+        let start = Moment(1_000_000);
+        let (mut flooder, mut honest) = (Purse::full(start), Purse::full(start));
+        for tenth in 1..=1_200 {
+            let now = start + PRICE * tenth;
+            assert!(flooder.take(now), "it is within what a link may");
+            if tenth % 100 == 0 {
+                let ranks: Vec<_> = (0..3).map(|_| honest.take(now).then(|| honest.rank())).collect();
+                assert!(tenth < 600 || ranks.iter().all(|rank| *rank > Some(flooder.rank())), "{ranks:?}");
+            }
+        }
     }
 }

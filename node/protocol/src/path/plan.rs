@@ -278,7 +278,6 @@ impl Draw<'_> {
         if let Some(second) = self.second {
             let mut second = second.to_vec();
             second.shuffle(rng);
-            second.sort_by_key(|node| self.request.avoid.get(&node.contact.id).copied().unwrap_or(0));
             let mut beside = layout.places_beside_guards();
             beside.sort_by_key(|place| *place != layout.terminal());
             for place in beside {

@@ -2,8 +2,8 @@
 //!
 //! To open one costs more than anything else that a neighbour can ask for, and many links together could ask for more
 //! than a processor has. So a node opens no more than so many a second; what comes faster waits, and of what waits the
-//! array goes first whose link has most of its own allowance left. A link that brings an array now and then overtakes
-//! all that bring as many as they may.
+//! array goes first whose link has brought fewest lately. A link that brings an array now and then overtakes all that
+//! bring as many as they may.
 
 use std::{cmp::Reverse, collections::BTreeMap};
 
@@ -30,7 +30,7 @@ pub(super) struct Arrived {
 /// Arrays that wait for their turn.
 pub(super) struct Turns {
     budget: Option<Budget>,
-    /// By what their links had left, then by age.
+    /// By the ranks of their links, then by age.
     waiting: BTreeMap<(Reverse<u32>, u64), Arrived>,
     count: u64,
 }
@@ -40,10 +40,10 @@ impl Turns {
         Turns { budget: None, waiting: BTreeMap::new(), count: 0 }
     }
 
-    /// Takes one more; `left` is how many its link may still bring. If too many wait, the last one is dropped.
-    pub(super) fn push(&mut self, left: u32, arrived: Arrived) {
+    /// Takes one more; `rank` says how seldom its link has brought one lately. If too many wait, the last one is dropped.
+    pub(super) fn push(&mut self, rank: u32, arrived: Arrived) {
         self.count += 1;
-        self.waiting.insert((Reverse(left), self.count), arrived);
+        self.waiting.insert((Reverse(rank), self.count), arrived);
         if self.waiting.len() > ARRAYS_WAITING {
             self.waiting.pop_last();
         }
