@@ -51,6 +51,8 @@ use tunnels::{DriverOpener, Sender};
 
 /// How long a stopping node waits for its links.
 const FAREWELL: Duration = Duration::from_secs(2);
+/// How long it waits until a slow disk has its last notes.
+const LAST_NOTES: Duration = Duration::from_secs(10);
 
 /// What a node is to be.
 #[derive(Clone, Debug)]
@@ -278,7 +280,7 @@ impl Daemon {
         let driver = lock(&self.0.driver).take();
         if let Some(driver) = driver {
             let _ = self.0.commands.send(Command::Stop);
-            let _ = tokio::time::timeout(FAREWELL, driver).await;
+            let _ = tokio::time::timeout(LAST_NOTES, driver).await;
         }
         self.0.links.shutdown(FAREWELL).await;
     }

@@ -4,7 +4,7 @@
 //! at the end is written before [`Scribe::finish`] returns.
 
 use std::{
-    collections::BTreeMap,
+    collections::VecDeque,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
@@ -29,7 +29,8 @@ struct Desk {
 
 #[derive(Default)]
 struct Pile {
-    waiting: BTreeMap<Notes, Vec<u8>>,
+    /// In the order of their turns: what comes often never keeps what comes seldom from the disk.
+    waiting: VecDeque<(Notes, Vec<u8>)>,
     is_last: bool,
 }
 
@@ -43,7 +44,7 @@ impl Scribe {
 
     /// Replaces the notes, soon.
     pub(super) fn write(&self, notes: Notes, bytes: Vec<u8>) {
-        self.desk.pile().waiting.insert(notes, bytes);
+        self.desk.pile().put(notes, bytes);
         self.desk.changed.notify_one();
     }
 
@@ -63,6 +64,15 @@ impl Drop for Scribe {
     }
 }
 
+impl Pile {
+    fn put(&mut self, notes: Notes, bytes: Vec<u8>) {
+        match self.waiting.iter_mut().find(|(kind, _)| *kind == notes) {
+            Some((_, older)) => *older = bytes,
+            None => self.waiting.push_back((notes, bytes)),
+        }
+    }
+}
+
 impl Desk {
     fn pile(&self) -> MutexGuard<'_, Pile> {
         self.pile.lock().unwrap_or_else(PoisonError::into_inner)
@@ -78,7 +88,7 @@ impl Desk {
         loop {
             let (next, is_last) = {
                 let mut pile = self.pile();
-                (pile.waiting.pop_first(), pile.is_last)
+                (pile.waiting.pop_front(), pile.is_last)
             };
             if next.is_some() || is_last {
                 return next;
@@ -134,6 +144,17 @@ mod tests {
             (read(Notes::Building), read(Notes::Nodes)),
             (999u32.to_be_bytes().to_vec(), b"nodes".to_vec())
         );
+    }
+
+    #[test]
+    fn what_comes_often_does_not_keep_what_comes_seldom_waiting() {
+        let mut pile = Pile::default();
+        pile.put(Notes::Building, vec![1]);
+        pile.put(Notes::Nodes, vec![2]);
+        pile.put(Notes::Building, vec![3]);
+        assert_eq!(pile.waiting.pop_front(), Some((Notes::Building, vec![3])));
+        pile.put(Notes::Building, vec![4]);
+        assert_eq!(pile.waiting.pop_front(), Some((Notes::Nodes, vec![2])));
     }
 
     #[tokio::test]

@@ -13,7 +13,7 @@ use phantom_protocol::address::ApName;
 use phantom_resolver::{Addresses, Lookup, NoAnswer};
 use tokio::net::{TcpListener, UdpSocket};
 
-use super::{LocalPort, Names, PortError};
+use super::{LocalPort, Names, PortError, socks::DEFAULT_GROUP};
 
 /// A DNS port, open but not yet served.
 #[derive(Debug)]
@@ -49,17 +49,17 @@ impl DnsPort {
     }
 }
 
-/// What the zone asks.
+/// What the zone asks. Who asks by DNS cannot say for which group, so it is the one of programs without credentials.
 struct DnsDoor(Arc<Names>);
 
 impl Lookup for DnsDoor {
     async fn lookup(&self, host: &str) -> Result<Addresses, NoAnswer> {
         let name = host.parse::<ApName>().map_err(|_| NoAnswer::NoSuchName)?;
-        Ok(Addresses { alias: None, address: Some(self.0.remember(name)) })
+        Ok(Addresses { alias: None, address: Some(self.0.remember(DEFAULT_GROUP, name)) })
     }
 
     async fn reverse(&self, address: IpAddr) -> Result<String, NoAnswer> {
-        self.0.find(address).map(|name| name.to_string()).ok_or(NoAnswer::NoSuchName)
+        self.0.find(DEFAULT_GROUP, address).map(|name| name.to_string()).ok_or(NoAnswer::NoSuchName)
     }
 }
 

@@ -36,8 +36,8 @@ impl<N: NodeHandle> Dial for SocksDoor<N> {
     type Connection = N::Stream;
 
     async fn dial(&self, request: Request) -> Result<N::Stream, DialError> {
-        let name = party(&request.host, &self.names)?;
         let group = group(&request.isolation);
+        let name = party(&request.host, &group, &self.names)?;
         let connected = self.node.connect(&group, *name.public(), request.port).await;
         connected.map_err(|error| {
             info!("a program was not connected: {error}");
@@ -46,17 +46,18 @@ impl<N: NodeHandle> Dial for SocksDoor<N> {
     }
 
     async fn resolve(&self, request: Request) -> Result<IpAddr, DialError> {
-        let name = party(&request.host, &self.names)?;
-        Ok(self.names.remember(name).into())
+        let group = group(&request.isolation);
+        let name = party(&request.host, &group, &self.names)?;
+        Ok(self.names.remember(&group, name).into())
     }
 
     async fn reverse(&self, request: Request) -> Result<String, DialError> {
-        Ok(party(&request.host, &self.names)?.to_string())
+        Ok(party(&request.host, &group(&request.isolation), &self.names)?.to_string())
     }
 }
 
 /// Whom a destination names.
-fn party(host: &Host, names: &Names) -> Result<ApName, DialError> {
+fn party(host: &Host, group: &str, names: &Names) -> Result<ApName, DialError> {
     match host {
         Host::Name(name) => match name.parse::<ApName>() {
             Ok(name) => Ok(name),
@@ -70,8 +71,8 @@ fn party(host: &Host, names: &Names) -> Result<ApName, DialError> {
             }
         },
         Host::Ip(IpAddr::V6(address)) if is_ap_address(&address.octets()) => {
-            names.find((*address).into()).ok_or_else(|| {
-                warn!("a program asked for an AP address whose name nobody asked for here: use the full .ap name");
+            names.find(group, (*address).into()).ok_or_else(|| {
+                warn!("a program asked for an AP address whose name its group has not asked for: use the full .ap name");
                 ServiceError::NotFound.into()
             })
         }
@@ -126,7 +127,7 @@ mod tests {
     }
 
     fn asked_for(host: &str, names: &Names) -> Result<ApName, DialError> {
-        party(&Host::parse(host).unwrap(), names)
+        party(&Host::parse(host).unwrap(), DEFAULT_GROUP, names)
     }
 
     #[test]
@@ -148,7 +149,7 @@ mod tests {
     fn an_address_leads_where_its_name_does_once_that_was_asked_for() {
         let (names, name) = (Names::default(), ApName::of(&ApSecret::from_bytes(&[7; 32]).public()));
         assert_eq!(asked_for(&format!("www.{name}"), &names), Ok(name));
-        let address = names.remember(name).to_string();
+        let address = names.remember(DEFAULT_GROUP, name).to_string();
         assert_eq!(asked_for(&address, &names), Ok(name));
     }
 

@@ -9,10 +9,11 @@
 //!   two have crossed, the larger hangs up by itself. If it still waits after [`HOLD`], it knows nothing of our link,
 //!   and its dial is taken instead.
 //!
-//! When all places are taken, one more dialler still gets in: of the links that we have not dialled and that carry
-//! nothing, the oldest gives way of those that come from the most crowded /16 or /32.
+//! When all places are taken, one more dialler still gets in: of the links that we have not dialled one gives way that
+//! carries nothing, the oldest of the most crowded /16 or /32; or, if that holds more than its share, one that does.
 
 use std::{
+    cmp::Reverse,
     collections::{HashMap, HashSet},
     net::SocketAddr,
     sync::{
@@ -43,6 +44,8 @@ const BACKLOG: usize = 1 << 20;
 const CELLS: usize = 262_144;
 /// A link may hold one in this many of the places that are free.
 const CELL_SHARES: usize = 4;
+/// Of all places for links, one network may keep this part against diallers from elsewhere.
+const SHARE_OF_A_NETWORK: usize = 8;
 /// But always so many, however full the others are.
 const CELLS_OF_EVERY_LINK: usize = 512;
 
@@ -338,7 +341,9 @@ impl Table {
             return Admission::Hold(Arc::clone(&self.changed).notified_owned());
         }
         if peers.links.len() >= self.most && !peers.links.contains_key(&peer) {
-            let Some(victim) = self.least_needed(&peers) else { return Admission::Full };
+            let Some(victim) = self.least_needed(&peers, Subnet::of(address.ip())) else {
+                return Admission::Full;
+            };
             // What it still has to say may take a while: its place is free now.
             peers.links.remove(&victim.peer);
             victim.end(Ending::Orderly);
@@ -349,17 +354,24 @@ impl Table {
         Admission::Welcome(self.insert(&mut peers, peer, address, false, now))
     }
 
-    /// The link that gives way to one more.
-    fn least_needed(&self, peers: &Peers) -> Option<Arc<Link>> {
+    /// The link that gives way to one more: the oldest idle one of the network that has most links. Paths do not protect
+    /// a crowd: a network that holds more than its share loses its newest link to a dialler from elsewhere.
+    fn least_needed(&self, peers: &Peers, newcomer: Subnet) -> Option<Arc<Link>> {
         let idle: HashSet<LinkId> = self.switch.idle_links().into_iter().collect();
-        let mut groups: HashMap<Subnet, Vec<&Arc<Link>>> = HashMap::new();
-        for link in peers.links.values().filter(|link| !link.dialled && idle.contains(&link.id)) {
+        let mut networks: HashMap<Subnet, Vec<&Arc<Link>>> = HashMap::new();
+        for link in peers.links.values().filter(|link| !link.dialled) {
             if let Some(address) = link.address {
-                groups.entry(Subnet::of(address.ip())).or_default().push(link);
+                networks.entry(Subnet::of(address.ip())).or_default().push(link);
             }
         }
-        let crowd = groups.into_values().max_by_key(Vec::len)?;
-        crowd.into_iter().min_by_key(|link| link.id).cloned()
+        let mut networks: Vec<_> = networks.into_iter().collect();
+        networks.sort_by_key(|(_, links)| Reverse(links.len()));
+        networks.into_iter().find_map(|(network, links)| {
+            let oldest_idle = links.iter().filter(|link| idle.contains(&link.id)).min_by_key(|link| link.id);
+            let is_crowd = links.len() > self.most / SHARE_OF_A_NETWORK && network != newcomer;
+            let newest = links.iter().max_by_key(|link| link.id).filter(|_| is_crowd);
+            oldest_idle.or(newest).map(|link| Arc::clone(link))
+        })
     }
 
     /// The link's task is done.
@@ -483,12 +495,29 @@ mod tests {
     }
 
     #[test]
-    fn links_that_carry_paths_give_way_to_nobody() {
+    fn a_crowd_gives_way_to_a_dialler_from_elsewhere_though_all_of_it_carries_paths() {
         let table = table();
-        for number in 0..PLACES as u32 {
+        let honest = admit(&table, 1, "10.1.0.1:1").unwrap();
+        carry_a_path(&table, &honest);
+        for number in 10..10 + PLACES as u32 - 1 {
             carry_a_path(&table, &admit(&table, number, "10.2.0.1:1").unwrap());
         }
-        assert!(admit(&table, u32::MAX - 1, "10.3.0.1:1").is_none());
+        assert!(admit(&table, 5_000, "10.2.0.1:1").is_none(), "not to one of its own");
+        carry_a_path(&table, &admit(&table, 5_001, "10.3.0.1:1").unwrap());
+        assert_eq!(honest.ending(), Ending::No);
+        assert!(table.link_to(&id(10)).is_some(), "the newest leaves first");
+        assert!(table.link_to(&id(10 + PLACES as u32 - 2)).is_none());
+        assert_eq!(table.all().len(), PLACES);
+    }
+
+    #[test]
+    fn links_that_carry_paths_of_many_networks_give_way_to_nobody() {
+        let table = table();
+        for number in 0..PLACES as u32 {
+            let link = admit(&table, number, &format!("10.{}.0.1:1", number % 16)).unwrap();
+            carry_a_path(&table, &link);
+        }
+        assert!(admit(&table, u32::MAX - 1, "10.99.0.1:1").is_none());
     }
 
     #[test]

@@ -35,6 +35,8 @@ use super::{
 
 /// Cells handled before the links that they went to are woken.
 const READ_BATCH: usize = 64;
+/// Pieces of cells in such a batch: a peer that sends records of a byte gets no longer turn than others.
+const READ_PIECES: usize = 4 * READ_BATCH;
 /// Records written at once, by one system call.
 const RECORDS_AT_ONCE: usize = 4;
 /// Rounds of reading and writing before other tasks get their turn.
@@ -266,13 +268,13 @@ impl LinkTask {
             return Ok(Progress::None);
         }
         let now = self.shared.clock.moment();
-        let mut cells = 0;
-        while cells < READ_BATCH && self.poll_read_cell(cx)? {
+        let (mut cells, mut pieces) = (0, 0);
+        while cells < READ_BATCH && self.poll_read_cell(cx, &mut pieces)? {
             cells += 1;
             self.intake.handle_cell(now, &mut self.cell)?;
         }
         if cells == 0 {
-            return Ok(Progress::None);
+            return Ok(if pieces == READ_PIECES { Progress::Some } else { Progress::None });
         }
         self.last_read = Instant::now();
         self.intake.flush();
@@ -280,8 +282,12 @@ impl LinkTask {
     }
 
     /// Whether `self.cell` has become whole.
-    fn poll_read_cell(&mut self, cx: &mut Context<'_>) -> Result<bool, LinkEnd> {
+    fn poll_read_cell(&mut self, cx: &mut Context<'_>, pieces: &mut usize) -> Result<bool, LinkEnd> {
         while self.filled < CELL {
+            if *pieces == READ_PIECES {
+                return Ok(false);
+            }
+            *pieces += 1;
             match self.connection.poll_data(cx) {
                 Poll::Pending => return Ok(false),
                 Poll::Ready(Err(error)) => return Err(self.broken(&error)),
