@@ -3,10 +3,13 @@
 //! Exit codes: 0 done, 1 it could not be done, 2 it was asked for in a wrong way. What a command says is on standard output;
 //! progress, complaints and logs are on standard error. An error says what happened, why, and what to type next.
 
+mod completions;
 mod demo;
 mod host;
+mod man;
 mod progress;
 mod running;
+mod say;
 mod status;
 mod unhost;
 mod up;
@@ -19,6 +22,7 @@ use clap::{Parser, Subcommand};
 use tracing_subscriber::EnvFilter;
 
 use crate::doors::PortError;
+use say::say;
 
 /// What is logged when `PHANTOM_LOG` says nothing.
 const LOGGED: &str = "error,phantom_node=warn,phantom_proxy=warn";
@@ -49,6 +53,8 @@ enum Command {
     Unhost(unhost::Args),
     Status(status::Args),
     Demo(demo::Args),
+    Completions(completions::Args),
+    Man(man::Args),
 }
 
 /// The `--state` of commands that speak to a running node.
@@ -137,6 +143,8 @@ async fn run(command: Command) -> anyhow::Result<()> {
         Command::Unhost(args) => unhost::run(args).await,
         Command::Status(args) => status::run(args).await,
         Command::Demo(args) => demo::run(args).await,
+        Command::Completions(args) => completions::run(&args),
+        Command::Man(args) => man::run(&args),
     }
 }
 
