@@ -72,9 +72,11 @@ class Node:
 
     def start(self):
         command = [build.phantom(), "up", "--listen", self.listen, "--socks", self.socks, "--state", self.state]
+        line = f"socks     {self.socks}"
+        before = self.printed().count(line) if self.process else 0
         self.process = self.t.children.start(self.name, *command, *self.options, environment=self.environment())
         # The local socket is there first.
-        wait_for(f"{self.name} to be up", lambda: f"socks     {self.socks}" in self.printed(), 30, self.process)
+        wait_for(f"{self.name} to be up", lambda: self.printed().count(line) > before, 30, self.process)
 
     def environment(self):
         return world(self.t.folder, self.name)

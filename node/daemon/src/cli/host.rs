@@ -17,8 +17,8 @@ const PATIENCE: Duration = Duration::from_secs(180);
 /// Publish a local port under a .ap name
 ///
 /// Others reach it by the name that is printed. Neither they nor any relay learn where this machine is. The name belongs
-/// to an identity that the node keeps: the same --as gives the same name, also after a restart. The port stays published
-/// until the node ends, or `phantom unhost`. Hosted again, a port leads to the new place.
+/// to an identity that the node keeps: the same --as gives the same name. The port stays published whenever the node runs,
+/// also after a restart, until `phantom unhost`. Hosted again, a port leads to the new place.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:

@@ -5,7 +5,7 @@ use std::io;
 use phantom_protocol::identity::ApPublic;
 use phantom_proxy::Connection;
 
-use super::{Command, Daemon, DriverStatus, lock};
+use super::{Command, Daemon, DriverStatus, hosting::hosted, lock};
 use crate::{
     doors::{HostRequest, Hosted, Link, NodeHandle, Service, Status},
     link::LinkStats,
@@ -62,10 +62,10 @@ impl Daemon {
     /// One for each published port.
     fn services(&self, driver: &DriverStatus) -> Vec<Service> {
         let mut services = Vec::new();
-        for (label, identity) in lock(&self.0.hosted).iter() {
+        for (label, identity) in lock(&self.0.hosting.online).iter() {
             for (port, to) in lock(&identity.targets).iter() {
                 services.push(Service {
-                    hosted: super::hosted(label.clone(), &identity.public, *port, *to),
+                    hosted: hosted(label.clone(), &identity.public, *port, *to),
                     entries: driver.entries.get(&identity.id).copied().unwrap_or(0),
                     sessions: identity.service.sessions(),
                 });

@@ -4,12 +4,12 @@
 
 mod driver;
 mod handle;
+mod hosting;
 mod memory;
 mod scribe;
 mod tunnels;
 
 use std::{
-    collections::BTreeMap,
     net::{IpAddr, SocketAddr},
     path::PathBuf,
     sync::{Arc, Mutex, PoisonError},
@@ -18,10 +18,10 @@ use std::{
 
 use anyhow::{Context, bail};
 use phantom_protocol::{
-    identity::{ApPublic, ApSecret, NodeId, NodeSecret},
+    identity::{ApPublic, NodeId, NodeSecret},
     limits::{DEFAULT_HOPS, MAX_HOPS, POOL},
     network::Network,
-    node::{Node, NodeConfig, ServiceId},
+    node::{Node, NodeConfig},
     time::{Moment, UnixTime},
     tunnel::Switch,
     wire::{
@@ -40,12 +40,12 @@ use tokio::{
 
 use crate::{
     clock::Clock,
-    doors::{HostRequest, Hosted},
     link::{LinkConfig, LinkStats, Links, TlsIdentity},
-    session::{CongestionConfig, Group, Refusal, Service, SessionPool, SessionStats, SessionStream, SpeakAs},
+    session::{CongestionConfig, Group, Refusal, SessionPool, SessionStream, SpeakAs},
     store::{Notes, Store},
 };
 use driver::{Command, Driver, DriverStatus};
+use hosting::{Hosting, Kept};
 use scribe::Scribe;
 use tunnels::{DriverOpener, Sender};
 
@@ -91,14 +91,6 @@ impl Config {
     }
 }
 
-/// One hosted identity.
-struct HostedIdentity {
-    id: ServiceId,
-    public: ApPublic,
-    service: Arc<Service>,
-    targets: Arc<Mutex<BTreeMap<u16, SocketAddr>>>,
-}
-
 /// A running node. Clones are handles of the same; [`Daemon::stop`] ends it.
 #[derive(Clone)]
 pub struct Daemon(Arc<Inner>);
@@ -111,8 +103,7 @@ struct Inner {
     switch: Arc<Switch>,
     commands: mpsc::UnboundedSender<Command>,
     sessions: SessionPool,
-    /// By label.
-    hosted: Mutex<BTreeMap<String, HostedIdentity>>,
+    hosting: Hosting,
     started: Moment,
     clock: Clock,
     store: Option<Arc<Store>>,
@@ -130,7 +121,8 @@ impl Daemon {
         }
         let mut rng = fresh_rng()?;
         let clock = Clock::new();
-        let Keys { store, secret, tls, kept, remembered } = Keys::of(&config, clock.unix(), &mut rng)?;
+        let Keys { store, secret, tls, kept, remembered, services } =
+            Keys::of(&config, clock.unix(), &mut rng)?;
         let tls_keys = TlsKeys::one(tls.key_hash());
         let switch = Arc::new(Switch::new(rng.random(), secret.id()));
 
@@ -160,9 +152,9 @@ impl Daemon {
             Driver::new(node, links.clone(), clock, Arc::clone(&sender), store.clone().map(Scribe::new));
         let driver = tokio::spawn(driver.run(events, receiver));
         let opener = Arc::new(DriverOpener::new(commands.clone()));
-        Ok(Daemon(Arc::new(Inner {
+        let daemon = Daemon(Arc::new(Inner {
             sessions: SessionPool::new(opener, CongestionConfig::default()),
-            hosted: Mutex::default(),
+            hosting: Hosting::default(),
             driver: Mutex::new(Some(driver)),
             started: clock.moment(),
             clock,
@@ -173,7 +165,9 @@ impl Daemon {
             switch,
             commands,
             store,
-        })))
+        }));
+        daemon.host_again(services).await;
+        Ok(daemon)
     }
 
     /// Who this node is.
@@ -201,54 +195,6 @@ impl Daemon {
         self.0.sessions.connect(group, &SpeakAs::OneTime, peer, port).await
     }
 
-    /// Publishes a local port under a kept identity, over paths of `hops` relays; returns when its entry is out.
-    pub async fn host(&self, request: HostRequest, hops: usize) -> anyhow::Result<Hosted> {
-        let HostRequest { port, to, label } = request;
-        let (id, public) = match self.add_port(&label, port, to) {
-            Some(known) => known,
-            None => self.host_identity(&label, port, to, hops).await?,
-        };
-        self.ask(|answer| Command::Published { id, answer }).await?;
-        Ok(hosted(label, &public, port, to))
-    }
-
-    /// The label's identity if it is online already; it has one more port then.
-    fn add_port(&self, label: &str, port: u16, to: SocketAddr) -> Option<(ServiceId, ApPublic)> {
-        let identities = lock(&self.0.hosted);
-        let identity = identities.get(label)?;
-        lock(&identity.targets).insert(port, to);
-        Some((identity.id, identity.public))
-    }
-
-    async fn host_identity(
-        &self,
-        label: &str,
-        port: u16,
-        to: SocketAddr,
-        hops: usize,
-    ) -> anyhow::Result<(ServiceId, ApPublic)> {
-        let secret = Arc::new(self.identity(label)?);
-        let public = secret.public();
-        let targets = Arc::new(Mutex::new(BTreeMap::from([(port, to)])));
-        let ports = Arc::new(tunnels::Ports(Arc::clone(&targets)));
-        let service = Arc::new(Service::new(Arc::clone(&secret), ports, &CongestionConfig::default())?);
-        let answering = Arc::clone(&service);
-        let id = self.ask(|answer| Command::Host { secret, hops, service: answering, answer }).await?;
-        let identity = HostedIdentity { id, public, service, targets };
-        lock(&self.0.hosted).insert(label.into(), identity);
-        Ok((id, public))
-    }
-
-    /// Takes an identity offline. False if it was not hosted.
-    pub async fn unhost(&self, label: &str) -> anyhow::Result<bool> {
-        let gone = lock(&self.0.hosted).remove(label);
-        let Some(HostedIdentity { id, .. }) = gone else {
-            return Ok(false);
-        };
-        self.ask(|answer| Command::Unhost { id, answer }).await?;
-        Ok(true)
-    }
-
     /// Waits until so many paths are ready for clients. Paths of length 0 are made when they are needed.
     pub async fn paths_ready(&self, count: usize) -> anyhow::Result<()> {
         self.ask(|answer| Command::PathsReady { count, answer }).await
@@ -264,11 +210,6 @@ impl Daemon {
         self.0.links.stats()
     }
 
-    /// What the sessions of its hosted identities have carried.
-    pub fn hosted_sessions(&self) -> Vec<SessionStats> {
-        lock(&self.0.hosted).values().flat_map(|identity| identity.service.stats()).collect()
-    }
-
     /// Tunnels that it has closed because too much of them was missing.
     pub fn tunnels_broken(&self) -> u64 {
         self.0.switch.closed_by_gap_rule()
@@ -276,21 +217,13 @@ impl Daemon {
 
     /// Ends sessions, links and the node. Handles that are left over get errors.
     pub async fn stop(&self) {
-        lock(&self.0.hosted).clear();
+        lock(&self.0.hosting.online).clear();
         let driver = lock(&self.0.driver).take();
         if let Some(driver) = driver {
             let _ = self.0.commands.send(Command::Stop);
             let _ = tokio::time::timeout(LAST_NOTES, driver).await;
         }
         self.0.links.shutdown(FAREWELL).await;
-    }
-
-    fn identity(&self, name: &str) -> anyhow::Result<ApSecret> {
-        let mut rng = fresh_rng()?;
-        match &self.0.store {
-            Some(store) => Ok(store.identity_or_new(name, &mut rng)?),
-            None => Ok(ApSecret::generate(&mut rng)),
-        }
     }
 
     async fn ask<T>(&self, command: impl FnOnce(oneshot::Sender<T>) -> Command) -> anyhow::Result<T> {
@@ -300,11 +233,6 @@ impl Daemon {
     }
 }
 
-fn hosted(label: String, public: &ApPublic, port: u16, to: SocketAddr) -> Hosted {
-    let address = public.address().into();
-    Hosted { label, name: public.name().to_string(), address, port, to }
-}
-
 /// What a node keeps over restarts, or draws anew where there is no state folder.
 struct Keys {
     store: Option<Arc<Store>>,
@@ -312,6 +240,7 @@ struct Keys {
     tls: TlsIdentity,
     kept: Option<Vec<u8>>,
     remembered: Vec<Vec<u8>>,
+    services: Kept,
 }
 
 impl Keys {
@@ -319,7 +248,14 @@ impl Keys {
         let Some(folder) = &config.state else {
             let secret = Arc::new(NodeSecret::generate_with_work(rng, config.network.work));
             let tls = TlsIdentity::generate(now)?;
-            return Ok(Keys { store: None, secret, tls, kept: None, remembered: Vec::new() });
+            return Ok(Keys {
+                store: None,
+                secret,
+                tls,
+                kept: None,
+                remembered: Vec::new(),
+                services: Kept::default(),
+            });
         };
         let store = Store::open(folder, &config.network)?;
         Ok(Keys {
@@ -327,6 +263,7 @@ impl Keys {
             tls: store.tls_identity(now)?,
             kept: store.read_notes(Notes::Building)?.map(|bytes| bytes.to_vec()),
             remembered: store.read_notes(Notes::Nodes)?.map_or_else(Vec::new, |bytes| memory::split(&bytes)),
+            services: Kept::read(&store)?,
             store: Some(Arc::new(store)),
         })
     }

@@ -37,6 +37,7 @@ pub(super) enum Content {
     ApKey = 4,
     Building = 5,
     Nodes = 6,
+    Services = 7,
 }
 
 /// The bytes in a file; `None` if there is none.

@@ -7,7 +7,7 @@
 //! ```text
 //! format             text: version of the folder, network
 //! lock               text: id of the process that has the folder
-//! node.key  tls.key  tls.cert  guards  nodes          framed, see [`frame`]
+//! node.key  tls.key  tls.cert  guards  nodes  services    framed, see [`frame`]
 //! identities/NAME    AP identities that are kept, framed
 //! ```
 
@@ -55,6 +55,8 @@ pub enum Notes {
     Building,
     /// Records of nodes, to come back without an invitation.
     Nodes,
+    /// Ports that are hosted.
+    Services,
 }
 
 impl Notes {
@@ -62,6 +64,7 @@ impl Notes {
         match self {
             Notes::Building => ("guards", Content::Building),
             Notes::Nodes => ("nodes", Content::Nodes),
+            Notes::Services => ("services", Content::Services),
         }
     }
 }
@@ -156,14 +159,17 @@ impl Store {
 
     /// What was last written with [`Self::write_notes`].
     pub fn read_notes(&self, notes: Notes) -> Result<Option<Zeroizing<Vec<u8>>>, StoreError> {
-        let (name, content) = notes.file();
-        frame::read(&self.folder.join(name), content)
+        frame::read(&self.notes_file(notes), notes.file().1)
     }
 
     /// Replaces the notes.
     pub fn write_notes(&self, notes: Notes, bytes: &[u8]) -> Result<(), StoreError> {
-        let (name, content) = notes.file();
-        frame::write(&self.folder.join(name), content, bytes)
+        frame::write(&self.notes_file(notes), notes.file().1, bytes)
+    }
+
+    /// Where they are.
+    pub fn notes_file(&self, notes: Notes) -> PathBuf {
+        self.folder.join(notes.file().0)
     }
 
     fn identity_file(&self, name: &str) -> Result<PathBuf, StoreError> {

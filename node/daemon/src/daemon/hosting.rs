@@ -1,0 +1,285 @@
+//! What this node hosts, and what of it is hosted again after a restart.
+//!
+//! A port that somebody asked for is kept in the state folder until it is unhosted; a port that the configuration declares
+//! is not, for the configuration says it at every start. Changes come one at a time, each with its write, so that
+//! the disk holds what was said last.
+
+use std::{
+    collections::BTreeMap,
+    net::SocketAddr,
+    sync::{Arc, Mutex},
+};
+
+use anyhow::{Context, anyhow};
+use phantom_protocol::{
+    identity::{ApPublic, ApSecret},
+    node::ServiceId,
+};
+use tokio::task::spawn_blocking;
+
+use super::{Command, Daemon, fresh_rng, lock, tunnels::Ports};
+use crate::{
+    doors::{HostRequest, Hosted},
+    session::{CongestionConfig, Service, SessionStats},
+    store::{Notes, Store, StoreError},
+};
+
+/// What a node hosts.
+#[derive(Default)]
+pub(super) struct Hosting {
+    /// By label.
+    pub(super) online: Mutex<BTreeMap<String, HostedIdentity>>,
+    kept: tokio::sync::Mutex<Kept>,
+}
+
+/// One hosted identity.
+pub(super) struct HostedIdentity {
+    pub(super) id: ServiceId,
+    pub(super) public: ApPublic,
+    pub(super) service: Arc<Service>,
+    pub(super) targets: Arc<Mutex<BTreeMap<u16, SocketAddr>>>,
+}
+
+/// Where an identity's key comes from.
+#[derive(Clone, Copy)]
+enum Key {
+    /// The state folder, or it is made.
+    KeptOrNew,
+    /// The state folder: under another name nobody would find it.
+    Kept,
+}
+
+impl Daemon {
+    /// Publishes a local port under a kept identity, over paths of `hops` relays; returns when its entry is out. A node
+    /// with a state folder hosts it again after a restart.
+    pub async fn host(&self, request: HostRequest, hops: usize) -> anyhow::Result<Hosted> {
+        let (id, public) = {
+            let mut kept = self.0.hosting.kept.lock().await;
+            let online = self.bring_online(&request, hops, Key::KeptOrNew).await?;
+            kept.insert(&request);
+            self.keep(&kept).await.with_context(|| {
+                format!("{} is hosted, but a restart would forget port {}", request.label, request.port)
+            })?;
+            online
+        };
+        self.ask(|answer| Command::Published { id, answer }).await?;
+        let HostRequest { port, to, label } = request;
+        Ok(hosted(label, &public, port, to))
+    }
+
+    /// Takes an identity offline, and forgets its ports. False if there was nothing to do.
+    pub async fn unhost(&self, label: &str) -> anyhow::Result<bool> {
+        let mut kept = self.0.hosting.kept.lock().await;
+        let gone = lock(&self.0.hosting.online).remove(label);
+        let was_online = gone.is_some();
+        if let Some(HostedIdentity { id, .. }) = gone {
+            self.ask(|answer| Command::Unhost { id, answer }).await?;
+        }
+        let was_kept = kept.forget(label);
+        if was_kept {
+            self.keep(&kept)
+                .await
+                .with_context(|| format!("{label} is offline, but a restart would host it again"))?;
+        }
+        Ok(was_online || was_kept)
+    }
+
+    /// Hosts what was hosted when the node ended. What cannot be is said, and no reason not to start.
+    pub(super) async fn host_again(&self, kept: Kept) {
+        let mut place = self.0.hosting.kept.lock().await;
+        for request in kept.requests() {
+            if let Err(error) = self.bring_online(&request, self.0.config.hops, Key::Kept).await {
+                let HostRequest { label, port, .. } = request;
+                tracing::warn!(
+                    "port {port} is not hosted again as {label}: {error:#}. `phantom unhost {label}` gives it up"
+                );
+            }
+        }
+        *place = kept;
+    }
+
+    /// What the sessions of its hosted identities have carried.
+    pub fn hosted_sessions(&self) -> Vec<SessionStats> {
+        lock(&self.0.hosting.online).values().flat_map(|identity| identity.service.stats()).collect()
+    }
+
+    async fn bring_online(
+        &self,
+        request: &HostRequest,
+        hops: usize,
+        key: Key,
+    ) -> anyhow::Result<(ServiceId, ApPublic)> {
+        match self.add_port(request) {
+            Some(known) => Ok(known),
+            None => self.host_identity(request, hops, key).await,
+        }
+    }
+
+    /// The label's identity if it is online already; it has one more port then.
+    fn add_port(&self, request: &HostRequest) -> Option<(ServiceId, ApPublic)> {
+        let identities = lock(&self.0.hosting.online);
+        let identity = identities.get(&request.label)?;
+        lock(&identity.targets).insert(request.port, request.to);
+        Some((identity.id, identity.public))
+    }
+
+    async fn host_identity(
+        &self,
+        request: &HostRequest,
+        hops: usize,
+        key: Key,
+    ) -> anyhow::Result<(ServiceId, ApPublic)> {
+        let secret = Arc::new(self.identity(&request.label, key)?);
+        let public = secret.public();
+        let targets = Arc::new(Mutex::new(BTreeMap::from([(request.port, request.to)])));
+        let ports = Arc::new(Ports(Arc::clone(&targets)));
+        let service = Arc::new(Service::new(Arc::clone(&secret), ports, &CongestionConfig::default())?);
+        let answering = Arc::clone(&service);
+        let id = self.ask(|answer| Command::Host { secret, hops, service: answering, answer }).await?;
+        let identity = HostedIdentity { id, public, service, targets };
+        lock(&self.0.hosting.online).insert(request.label.clone(), identity);
+        Ok((id, public))
+    }
+
+    fn identity(&self, label: &str, key: Key) -> anyhow::Result<ApSecret> {
+        let mut rng = fresh_rng()?;
+        match (&self.0.store, key) {
+            (Some(store), Key::KeptOrNew) => Ok(store.identity_or_new(label, &mut rng)?),
+            (Some(store), Key::Kept) => store
+                .identity(label)?
+                .ok_or_else(|| anyhow!("its key is gone from {}", store.folder().display())),
+            (None, _) => Ok(ApSecret::generate(&mut rng)),
+        }
+    }
+
+    /// Returns when the disk has it.
+    async fn keep(&self, kept: &Kept) -> anyhow::Result<()> {
+        let Some(store) = self.0.store.clone() else { return Ok(()) };
+        let bytes = kept.to_bytes()?;
+        Ok(spawn_blocking(move || store.write_notes(Notes::Services, &bytes)).await??)
+    }
+}
+
+pub(super) fn hosted(label: String, public: &ApPublic, port: u16, to: SocketAddr) -> Hosted {
+    let address = public.address().into();
+    Hosted { label, name: public.name().to_string(), address, port, to }
+}
+
+/// The ports that outlive a restart, by label and number.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Kept(BTreeMap<(String, u16), SocketAddr>);
+
+impl Kept {
+    /// What the state folder holds of them.
+    pub(super) fn read(store: &Store) -> Result<Kept, StoreError> {
+        let Some(bytes) = store.read_notes(Notes::Services)? else { return Ok(Kept::default()) };
+        let requests: Vec<HostRequest> = serde_json::from_slice(&bytes).map_err(|error| {
+            StoreError::Damaged { file: store.notes_file(Notes::Services), why: error.to_string() }
+        })?;
+        let mut kept = Kept::default();
+        requests.iter().for_each(|request| kept.insert(request));
+        Ok(kept)
+    }
+
+    fn to_bytes(&self) -> serde_json::Result<Vec<u8>> {
+        serde_json::to_vec(&self.requests().collect::<Vec<_>>())
+    }
+
+    fn requests(&self) -> impl Iterator<Item = HostRequest> {
+        self.0.iter().map(|((label, port), to)| HostRequest { port: *port, to: *to, label: label.clone() })
+    }
+
+    fn insert(&mut self, request: &HostRequest) {
+        self.0.insert((request.label.clone(), request.port), request.to);
+    }
+
+    /// False if there was nothing to forget.
+    fn forget(&mut self, label: &str) -> bool {
+        let before = self.0.len();
+        self.0.retain(|(kept, _), _| kept != label);
+        self.0.len() < before
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::{daemon::Config, demo::local_network};
+
+    async fn started(state: &Path) -> Daemon {
+        let mut config = Config::new(local_network());
+        config.state = Some(state.to_owned());
+        Daemon::start(config).await.unwrap()
+    }
+
+    /// A node without a network publishes nothing, but keeps what it was asked to.
+    async fn ask_to_host(daemon: &Daemon, label: &str, port: u16) {
+        let request = HostRequest { port, to: ([127, 0, 0, 1], 8000 + port).into(), label: label.into() };
+        let asking = tokio::spawn({
+            let daemon = daemon.clone();
+            async move { daemon.host(request, 3).await }
+        });
+        while !daemon.0.hosting.kept.lock().await.0.contains_key(&(label.to_owned(), port)) {
+            tokio::task::yield_now().await;
+        }
+        asking.abort();
+        let _aborted = asking.await;
+    }
+
+    fn online(daemon: &Daemon) -> Vec<(String, ApPublic, Vec<u16>)> {
+        let identities = lock(&daemon.0.hosting.online);
+        let ports = |identity: &HostedIdentity| lock(&identity.targets).keys().copied().collect();
+        identities.iter().map(|(label, identity)| (label.clone(), identity.public, ports(identity))).collect()
+    }
+
+    #[tokio::test]
+    async fn what_was_hosted_is_hosted_again_under_the_same_names() {
+        let folder = tempfile::tempdir().unwrap();
+        let state = folder.path().join("state");
+        let daemon = started(&state).await;
+        for (label, port) in [("shop", 80), ("shop", 443), ("shell", 22), ("gone", 1)] {
+            ask_to_host(&daemon, label, port).await;
+        }
+        assert!(daemon.unhost("gone").await.unwrap());
+        assert!(!daemon.unhost("gone").await.unwrap());
+        let before = online(&daemon);
+        assert_eq!(before.len(), 2);
+        daemon.stop().await;
+        drop(daemon);
+
+        let daemon = started(&state).await;
+        assert_eq!(online(&daemon), before);
+    }
+
+    #[tokio::test]
+    async fn a_service_without_its_key_is_not_hosted_under_another_name_and_can_be_given_up() {
+        let folder = tempfile::tempdir().unwrap();
+        let state = folder.path().join("state");
+        let daemon = started(&state).await;
+        ask_to_host(&daemon, "shop", 80).await;
+        ask_to_host(&daemon, "shell", 22).await;
+        daemon.stop().await;
+        drop(daemon);
+        std::fs::remove_file(state.join("identities/shop")).unwrap();
+
+        let daemon = started(&state).await;
+        assert_eq!(online(&daemon).into_iter().map(|(label, ..)| label).collect::<Vec<_>>(), ["shell"]);
+        assert!(!state.join("identities/shop").exists());
+        assert!(daemon.unhost("shop").await.unwrap());
+        daemon.stop().await;
+        drop(daemon);
+        let kept = Kept::read(&Store::open(&state, &local_network()).unwrap()).unwrap();
+        assert_eq!(kept.requests().map(|request| request.label).collect::<Vec<_>>(), ["shell"]);
+    }
+
+    #[test]
+    fn notes_of_another_version_are_reported_and_left_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(&folder.path().join("state"), &local_network()).unwrap();
+        store.write_notes(Notes::Services, br#"[{"port":80,"colour":"red"}]"#).unwrap();
+        let error = Kept::read(&store).unwrap_err().to_string();
+        assert!(error.contains("services is damaged") && error.contains("colour"), "{error}");
+    }
+}
