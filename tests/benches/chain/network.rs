@@ -6,7 +6,7 @@ use anyhow::{Context, Result};
 use phantom_node::{
     daemon::{Config, Daemon},
     doors::HostRequest,
-    session::{Group, SessionStream},
+    session::{Group, Protocol, SessionStream},
 };
 use phantom_protocol::{address::ApName, identity::ApPublic, network::Network};
 use tokio::net::TcpListener;
@@ -48,7 +48,12 @@ impl Chain {
             client.paths_ready(POOL).await?;
         }
         let listener = TcpListener::bind("127.0.0.1:0").await?;
-        let request = HostRequest { port: PORT, to: listener.local_addr()?, label: "chain".into() };
+        let request = HostRequest {
+            port: PORT,
+            to: listener.local_addr()?,
+            label: "chain".into(),
+            protocol: Protocol::Tcp,
+        };
         tokio::spawn(load::serve(listener));
         let hosted = host.host(request, hops).await?;
         let name: ApName = hosted.name.parse().context("the name of what is hosted")?;

@@ -9,7 +9,10 @@ use anyhow::Context;
 use tokio::{net::TcpStream, time::timeout};
 
 use super::{Whom, number, progress::Progress};
-use crate::doors::{HostRequest, is_label};
+use crate::{
+    doors::{HostRequest, is_label},
+    session::Protocol,
+};
 
 /// Longer than a node takes before it gives up and says why.
 const PATIENCE: Duration = Duration::from_secs(180);
@@ -25,7 +28,8 @@ Examples:
   python3 -m http.server 8000 --bind 127.0.0.1 &
   phantom host 8000                      http://NAME.ap:8000/
   phantom host 80 --to 127.0.0.1:8000    http://NAME.ap/
-  phantom host 22 --as shell             another identity, another name")]
+  phantom host 22 --as shell             another identity, another name
+  phantom host 53 --udp --to 5353        datagrams, for programs that use UDP ASSOCIATE of the proxy port")]
 pub(super) struct Args {
     /// The port that others connect to
     #[arg(value_parser = number(1..=u16::MAX))]
@@ -33,6 +37,9 @@ pub(super) struct Args {
     /// Where their connections go: an address, a port of this machine, or both [default: 127.0.0.1:PORT]
     #[arg(long, value_name = "ADDR")]
     to: Option<String>,
+    /// The port speaks UDP, not TCP; for both, publish it twice
+    #[arg(long)]
+    udp: bool,
     /// The identity: 1 to 32 of a-z, 0-9 and -; it is made when it is first used
     #[arg(long = "as", value_name = "NAME", default_value = "default", value_parser = label)]
     label: String,
@@ -53,13 +60,18 @@ pub(super) async fn run(args: Args) -> anyhow::Result<()> {
     let mut client = args.whom.connect().await?;
     let mut progress = Progress::new();
     progress.say("Publishing: building paths to the entry nodes ...");
-    let request = HostRequest { port: args.port, to, label: args.label };
+    let protocol = if args.udp { Protocol::Udp } else { Protocol::Tcp };
+    let request = HostRequest { port: args.port, to, label: args.label, protocol };
     let hosted = timeout(PATIENCE, client.host(request)).await.context(
         "The node has not said within 3 minutes that the port is published. It goes on trying: see `phantom status`",
     )??;
     drop(progress);
-    let port = if hosted.port == 80 { String::new() } else { format!(":{}", hosted.port) };
+    let port = if hosted.port == 80 && !args.udp { String::new() } else { format!(":{}", hosted.port) };
     println!("{}{port}", hosted.name);
+    if args.udp {
+        println!("leads to UDP {} of this machine.", hosted.to);
+        return Ok(());
+    }
     println!("leads to {} of this machine. If it is a website: http://{}{port}/", hosted.to, hosted.name);
     if !matches!(timeout(Duration::from_secs(2), TcpStream::connect(hosted.to)).await, Ok(Ok(_))) {
         eprintln!(

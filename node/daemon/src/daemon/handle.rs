@@ -7,9 +7,9 @@ use phantom_proxy::Connection;
 
 use super::{Command, Daemon, DriverStatus, hosting::hosted, lock};
 use crate::{
-    doors::{HostRequest, Hosted, Link, NodeHandle, Service, Status},
+    doors::{self, HostRequest, Hosted, Link, NodeHandle, Service, Status},
     link::LinkStats,
-    session::{Group, SessionStream},
+    session::{Deliver, Flow, Group, SessionStream},
 };
 
 impl Connection for SessionStream {
@@ -18,11 +18,26 @@ impl Connection for SessionStream {
     }
 }
 
+impl doors::Flow for Flow {
+    fn send(&mut self, data: &[u8]) {
+        Flow::send(self, data);
+    }
+
+    async fn ended(&mut self) {
+        Flow::ended(self).await;
+    }
+}
+
 impl NodeHandle for Daemon {
     type Stream = SessionStream;
+    type Flow = Flow;
 
     async fn connect(&self, group: &str, peer: ApPublic, port: u16) -> io::Result<SessionStream> {
         Ok(Daemon::connect(self, &Group::new(group), peer, port).await?)
+    }
+
+    async fn flow(&self, group: &str, peer: ApPublic, port: u16, deliver: Deliver) -> io::Result<Flow> {
+        Ok(Daemon::flow(self, &Group::new(group), peer, port, deliver).await?)
     }
 
     async fn host(&self, request: HostRequest) -> anyhow::Result<Hosted> {
@@ -62,10 +77,10 @@ impl Daemon {
     /// One for each published port.
     fn services(&self, driver: &DriverStatus) -> Vec<Service> {
         let mut services = Vec::new();
-        for (label, identity) in lock(&self.0.hosting.online).iter() {
-            for (port, to) in lock(&identity.targets).iter() {
+        for identity in lock(&self.0.hosting.online).values() {
+            for request in lock(&identity.targets).values() {
                 services.push(Service {
-                    hosted: hosted(label.clone(), &identity.public, *port, *to),
+                    hosted: hosted(request.clone(), &identity.public),
                     entries: driver.entries.get(&identity.id).copied().unwrap_or(0),
                     sessions: identity.service.sessions(),
                 });

@@ -6,7 +6,6 @@
 
 use std::{
     collections::BTreeMap,
-    net::SocketAddr,
     sync::{Arc, Mutex},
 };
 
@@ -20,7 +19,7 @@ use tokio::task::spawn_blocking;
 use super::{Command, Daemon, fresh_rng, lock, tunnels::Ports};
 use crate::{
     doors::{HostRequest, Hosted},
-    session::{CongestionConfig, Service, SessionStats},
+    session::{CongestionConfig, Protocol, Service, SessionStats},
     store::{Notes, Store, StoreError},
 };
 
@@ -37,8 +36,11 @@ pub(super) struct HostedIdentity {
     pub(super) id: ServiceId,
     pub(super) public: ApPublic,
     pub(super) service: Arc<Service>,
-    pub(super) targets: Arc<Mutex<BTreeMap<u16, SocketAddr>>>,
+    pub(super) targets: Arc<Mutex<Targets>>,
 }
+
+/// Where the ports of an identity lead.
+pub(super) type Targets = BTreeMap<(Protocol, u16), HostRequest>;
 
 /// Where an identity's key comes from.
 #[derive(Clone, Copy)]
@@ -63,8 +65,7 @@ impl Daemon {
             online
         };
         self.ask(|answer| Command::Published { id, answer }).await?;
-        let HostRequest { port, to, label } = request;
-        Ok(hosted(label, &public, port, to))
+        Ok(hosted(request, &public))
     }
 
     /// Takes an identity offline, and forgets its ports. False if there was nothing to do.
@@ -119,7 +120,7 @@ impl Daemon {
     fn add_port(&self, request: &HostRequest) -> Option<(ServiceId, ApPublic)> {
         let identities = lock(&self.0.hosting.online);
         let identity = identities.get(&request.label)?;
-        lock(&identity.targets).insert(request.port, request.to);
+        lock(&identity.targets).insert((request.protocol, request.port), request.clone());
         Some((identity.id, identity.public))
     }
 
@@ -131,7 +132,8 @@ impl Daemon {
     ) -> anyhow::Result<(ServiceId, ApPublic)> {
         let secret = Arc::new(self.identity(&request.label, key)?);
         let public = secret.public();
-        let targets = Arc::new(Mutex::new(BTreeMap::from([(request.port, request.to)])));
+        let target = ((request.protocol, request.port), request.clone());
+        let targets = Arc::new(Mutex::new(Targets::from([target])));
         let ports = Arc::new(Ports(Arc::clone(&targets)));
         let service = Arc::new(Service::new(Arc::clone(&secret), ports, &CongestionConfig::default())?);
         let answering = Arc::clone(&service);
@@ -160,14 +162,15 @@ impl Daemon {
     }
 }
 
-pub(super) fn hosted(label: String, public: &ApPublic, port: u16, to: SocketAddr) -> Hosted {
+pub(super) fn hosted(request: HostRequest, public: &ApPublic) -> Hosted {
+    let HostRequest { port, to, label, protocol } = request;
     let address = public.address().into();
-    Hosted { label, name: public.name().to_string(), address, port, to }
+    Hosted { label, name: public.name().to_string(), address, port, to, protocol }
 }
 
-/// The ports that outlive a restart, by label and number.
+/// The ports that outlive a restart, by label, protocol and number.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct Kept(BTreeMap<(String, u16), SocketAddr>);
+pub(super) struct Kept(BTreeMap<(String, Protocol, u16), HostRequest>);
 
 impl Kept {
     /// What the state folder holds of them.
@@ -186,17 +189,17 @@ impl Kept {
     }
 
     fn requests(&self) -> impl Iterator<Item = HostRequest> {
-        self.0.iter().map(|((label, port), to)| HostRequest { port: *port, to: *to, label: label.clone() })
+        self.0.values().cloned()
     }
 
     fn insert(&mut self, request: &HostRequest) {
-        self.0.insert((request.label.clone(), request.port), request.to);
+        self.0.insert((request.label.clone(), request.protocol, request.port), request.clone());
     }
 
     /// False if there was nothing to forget.
     fn forget(&mut self, label: &str) -> bool {
         let before = self.0.len();
-        self.0.retain(|(kept, _), _| kept != label);
+        self.0.retain(|(kept, ..), _| kept != label);
         self.0.len() < before
     }
 }
@@ -215,20 +218,23 @@ mod tests {
     }
 
     /// A node without a network publishes nothing, but keeps what it was asked to.
-    async fn ask_to_host(daemon: &Daemon, label: &str, port: u16) {
-        let request = HostRequest { port, to: ([127, 0, 0, 1], 8000 + port).into(), label: label.into() };
+    async fn ask_to_host(daemon: &Daemon, label: &str, port: u16, protocol: Protocol) {
+        let to = ([127, 0, 0, 1], 8000 + port).into();
+        let request = HostRequest { port, to, label: label.into(), protocol };
         let asking = tokio::spawn({
             let daemon = daemon.clone();
             async move { daemon.host(request, 3).await }
         });
-        while !daemon.0.hosting.kept.lock().await.0.contains_key(&(label.to_owned(), port)) {
+        while !daemon.0.hosting.kept.lock().await.0.contains_key(&(label.to_owned(), protocol, port)) {
             tokio::task::yield_now().await;
         }
         asking.abort();
         let _aborted = asking.await;
     }
 
-    fn online(daemon: &Daemon) -> Vec<(String, ApPublic, Vec<u16>)> {
+    type Ports = Vec<(Protocol, u16)>;
+
+    fn online(daemon: &Daemon) -> Vec<(String, ApPublic, Ports)> {
         let identities = lock(&daemon.0.hosting.online);
         let ports = |identity: &HostedIdentity| lock(&identity.targets).keys().copied().collect();
         identities.iter().map(|(label, identity)| (label.clone(), identity.public, ports(identity))).collect()
@@ -240,8 +246,9 @@ mod tests {
         let state = folder.path().join("state");
         let daemon = started(&state).await;
         for (label, port) in [("shop", 80), ("shop", 443), ("shell", 22), ("gone", 1)] {
-            ask_to_host(&daemon, label, port).await;
+            ask_to_host(&daemon, label, port, Protocol::Tcp).await;
         }
+        ask_to_host(&daemon, "shop", 443, Protocol::Udp).await;
         assert!(daemon.unhost("gone").await.unwrap());
         assert!(!daemon.unhost("gone").await.unwrap());
         let before = online(&daemon);
@@ -258,8 +265,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let state = folder.path().join("state");
         let daemon = started(&state).await;
-        ask_to_host(&daemon, "shop", 80).await;
-        ask_to_host(&daemon, "shell", 22).await;
+        ask_to_host(&daemon, "shop", 80, Protocol::Tcp).await;
+        ask_to_host(&daemon, "shell", 22, Protocol::Tcp).await;
         daemon.stop().await;
         drop(daemon);
         std::fs::remove_file(state.join("identities/shop")).unwrap();

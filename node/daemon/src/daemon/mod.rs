@@ -41,7 +41,7 @@ use tokio::{
 use crate::{
     clock::Clock,
     link::{LinkConfig, LinkStats, Links, TlsIdentity},
-    session::{CongestionConfig, Group, Refusal, SessionPool, SessionStream, SpeakAs},
+    session::{CongestionConfig, Deliver, Flow, Group, Refusal, SessionPool, SessionStream, SpeakAs},
     store::{Notes, Store},
 };
 use driver::{Command, Driver, DriverStatus};
@@ -193,6 +193,17 @@ impl Daemon {
     /// Connects to a port of a peer.
     pub async fn connect(&self, group: &Group, peer: ApPublic, port: u16) -> Result<SessionStream, Refusal> {
         self.0.sessions.connect(group, &SpeakAs::OneTime, peer, port).await
+    }
+
+    /// Opens a UDP flow to a port of a peer; what comes back goes to `deliver`.
+    pub async fn flow(
+        &self,
+        group: &Group,
+        peer: ApPublic,
+        port: u16,
+        deliver: Deliver,
+    ) -> Result<Flow, Refusal> {
+        self.0.sessions.flow(group, &SpeakAs::OneTime, peer, port, deliver).await
     }
 
     /// Waits until so many paths are ready for clients. Paths of length 0 are made when they are needed.

@@ -1,7 +1,6 @@
 //! The seam between sessions and the network: how a session sends, and how it asks for tunnels.
 
 use std::{
-    collections::BTreeMap,
     net::SocketAddr,
     sync::{Arc, Mutex},
 };
@@ -14,11 +13,12 @@ use phantom_protocol::{
 };
 use tokio::sync::{mpsc, oneshot};
 
-use super::{driver::Command, lock};
+use super::{driver::Command, hosting, lock};
 use crate::{
     link::{self, Links},
     session::{
-        self, After, OpenError, OpenTunnel, OpenedTunnel, Refusal, Targets, TunnelRequest, TunnelSend,
+        self, After, OpenError, OpenTunnel, OpenedTunnel, Protocol, Refusal, Targets, TunnelRequest,
+        TunnelSend,
     },
 };
 
@@ -85,10 +85,10 @@ impl OpenTunnel for DriverOpener {
 }
 
 /// The published ports of one identity.
-pub(super) struct Ports(pub(super) Arc<Mutex<BTreeMap<u16, SocketAddr>>>);
+pub(super) struct Ports(pub(super) Arc<Mutex<hosting::Targets>>);
 
 impl Targets for Ports {
-    fn target(&self, _client: &ApPublic, port: u16) -> Result<SocketAddr, Refusal> {
-        lock(&self.0).get(&port).copied().ok_or(Refusal::Refused)
+    fn target(&self, _client: &ApPublic, protocol: Protocol, port: u16) -> Result<SocketAddr, Refusal> {
+        lock(&self.0).get(&(protocol, port)).map(|request| request.to).ok_or(Refusal::Refused)
     }
 }

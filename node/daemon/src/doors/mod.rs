@@ -3,6 +3,7 @@
 //! The proxy port for any program, DNS for `.ap`, the local socket for the command line. A door knows the node only as a
 //! [`NodeHandle`].
 
+mod datagrams;
 mod dns;
 pub mod local_socket;
 mod names;
@@ -33,6 +34,8 @@ pub use running::RunningNode;
 pub use socks::SocksDoor;
 pub use status::{Link, Paths, ReadyPath, Service, Status};
 
+use crate::session::{Deliver, Protocol};
+
 /// Programs that have connected to the proxy port and were not looked at yet.
 const QUEUE: u32 = 1024;
 
@@ -40,6 +43,8 @@ const QUEUE: u32 = 1024;
 pub trait NodeHandle: Send + Sync + 'static {
     /// A connection to a port of a peer.
     type Stream: Connection;
+    /// A conversation of datagrams with a port of a peer.
+    type Flow: Flow;
 
     /// Connects to a port of a peer, on behalf of an isolation group. The kind of the error tells the program why:
     /// refused, host or network unreachable, timed out, permission denied.
@@ -49,6 +54,16 @@ pub trait NodeHandle: Send + Sync + 'static {
         peer: ApPublic,
         port: u16,
     ) -> impl Future<Output = io::Result<Self::Stream>> + Send;
+
+    /// Opens a UDP flow to a port of a peer; what comes back goes to `deliver`. Errors are those of
+    /// [`NodeHandle::connect`].
+    fn flow(
+        &self,
+        group: &str,
+        peer: ApPublic,
+        port: u16,
+        deliver: Deliver,
+    ) -> impl Future<Output = io::Result<Self::Flow>> + Send;
 
     /// Publishes a local port under a kept identity; returns when others can find it. The text of an error is for the
     /// user.
@@ -61,6 +76,15 @@ pub trait NodeHandle: Send + Sync + 'static {
     fn status(&self) -> impl Future<Output = Status> + Send;
 }
 
+/// A conversation of datagrams. Dropping it ends it.
+pub trait Flow: Send + 'static {
+    /// Sends a datagram, which may get lost.
+    fn send(&mut self, data: &[u8]);
+
+    /// Ends when the other side has ended the flow, or it cannot go on.
+    fn ended(&mut self) -> impl Future<Output = ()> + Send;
+}
+
 /// A wish to publish a local port.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -71,6 +95,9 @@ pub struct HostRequest {
     pub to: SocketAddr,
     /// The local label of the identity, see [`is_label`].
     pub label: String,
+    /// What the port speaks.
+    #[serde(default)]
+    pub protocol: Protocol,
 }
 
 /// A published port.
@@ -86,6 +113,9 @@ pub struct Hosted {
     pub port: u16,
     /// Where their connections go.
     pub to: SocketAddr,
+    /// What the port speaks.
+    #[serde(default)]
+    pub protocol: Protocol,
 }
 
 /// Whether a text can be the local label of an identity. It is a part of a file name.

@@ -9,7 +9,7 @@ use tokio::time::timeout;
 use super::{HostRequest, Hosted, NodeHandle, Status};
 use crate::{
     daemon::Daemon,
-    session::{Group, OpenError, Refusal, SessionStream},
+    session::{Deliver, Flow, Group, OpenError, Refusal, SessionStream},
 };
 
 /// Who hosts is told the truth after this time, and the node goes on trying.
@@ -31,15 +31,14 @@ impl RunningNode {
 
 impl NodeHandle for RunningNode {
     type Stream = SessionStream;
+    type Flow = Flow;
 
     async fn connect(&self, group: &str, peer: ApPublic, port: u16) -> io::Result<SessionStream> {
-        self.daemon.connect(&Group::new(group), peer, port).await.map_err(|refusal| match refusal {
-            // The fault is on this side: no host is to blame.
-            Refusal::NoTunnel(OpenError::NoPath) => {
-                io::Error::new(io::ErrorKind::NetworkUnreachable, refusal)
-            }
-            refusal => refusal.into(),
-        })
+        self.daemon.connect(&Group::new(group), peer, port).await.map_err(to_program)
+    }
+
+    async fn flow(&self, group: &str, peer: ApPublic, port: u16, deliver: Deliver) -> io::Result<Flow> {
+        self.daemon.flow(&Group::new(group), peer, port, deliver).await.map_err(to_program)
     }
 
     async fn host(&self, request: HostRequest) -> anyhow::Result<Hosted> {
@@ -60,5 +59,13 @@ impl NodeHandle for RunningNode {
 
     async fn status(&self) -> Status {
         Status { socks: self.socks, dns: self.dns, ..NodeHandle::status(&self.daemon).await }
+    }
+}
+
+fn to_program(refusal: Refusal) -> io::Error {
+    match refusal {
+        // The fault is on this side: no host is to blame.
+        Refusal::NoTunnel(OpenError::NoPath) => io::Error::new(io::ErrorKind::NetworkUnreachable, refusal),
+        refusal => refusal.into(),
     }
 }

@@ -8,11 +8,11 @@ use std::{io, net::IpAddr, sync::Arc};
 
 use data_encoding::HEXLOWER;
 use phantom_protocol::address::{ApName, BadName};
-use phantom_proxy::{Dial, DialError, Host, Isolation, Request, ServiceError};
+use phantom_proxy::{Datagrams, Dial, DialError, Host, Isolation, Request, ServiceError};
 use sha2::{Digest, Sha256};
 use tracing::{info, warn};
 
-use super::{Names, NodeHandle};
+use super::{Names, NodeHandle, datagrams::Association};
 use crate::session::{OpenError, Refusal};
 
 /// The group of programs that gave no credentials.
@@ -54,10 +54,15 @@ impl<N: NodeHandle> Dial for SocksDoor<N> {
     async fn reverse(&self, request: Request) -> Result<String, DialError> {
         Ok(party(&request.host, &group(&request.isolation), &self.names)?.to_string())
     }
+
+    async fn associate(&self, isolation: Isolation) -> Result<Datagrams, DialError> {
+        let (node, names, group) = (self.node.clone(), self.names.clone(), group(&isolation));
+        Ok(Association { node, names, group }.start())
+    }
 }
 
 /// Whom a destination names.
-fn party(host: &Host, group: &str, names: &Names) -> Result<ApName, DialError> {
+pub(super) fn party(host: &Host, group: &str, names: &Names) -> Result<ApName, DialError> {
     match host {
         Host::Name(name) => match name.parse::<ApName>() {
             Ok(name) => Ok(name),

@@ -20,9 +20,10 @@ use tokio::{
 };
 
 use super::{
-    Group, OpenError, OpenTunnel, OpenedTunnel, SpeakAs, TunnelRequest,
+    Deliver, Flow, Group, OpenError, OpenTunnel, OpenedTunnel, Protocol, SpeakAs, TunnelRequest,
     congestion::CongestionConfig,
     error::Refusal,
+    flow::Flows,
     socket_client::{ClientSocket, PEER, Shared},
     stream::{SessionStream, Streams},
     tls,
@@ -95,6 +96,16 @@ impl Drop for ForgetSlot<'_> {
 struct Session {
     connection: Connection,
     streams: Streams,
+    flows: Flows,
+}
+
+impl Session {
+    /// A stream that nobody has asked for anything yet.
+    async fn open_stream(&self) -> Result<SessionStream, Refusal> {
+        let open = self.streams.enter();
+        let (send, recv) = self.connection.open_bi().await.map_err(|_| Refusal::SessionLost)?;
+        Ok(SessionStream::new(send, recv, Some(open)))
+    }
 }
 
 impl SessionPool {
@@ -111,15 +122,20 @@ impl SessionPool {
         peer: ApPublic,
         port: u16,
     ) -> Result<SessionStream, Refusal> {
-        let attempt = async {
-            let first = self.connect_once(group, speak_as, peer, port).await;
-            match first {
-                // The session may have died of old age just then; a new one decides.
-                Err(Refusal::SessionLost) => self.connect_once(group, speak_as, peer, port).await,
-                decided => decided,
-            }
-        };
-        timeout(CONNECT, attempt).await.unwrap_or(Err(Refusal::TimedOut))
+        twice(|| self.connect_once(group, speak_as, peer, port)).await
+    }
+
+    /// Opens a UDP flow to a port of `peer`, or says exactly why not. What comes back goes to `deliver`.
+    pub async fn flow(
+        &self,
+        group: &Group,
+        speak_as: &SpeakAs,
+        peer: ApPublic,
+        port: u16,
+        deliver: Deliver,
+    ) -> Result<Flow, Refusal> {
+        let deliver: Arc<Deliver> = Arc::new(deliver);
+        twice(|| self.flow_once(group, speak_as, peer, port, deliver.clone())).await
     }
 
     /// Sessions that are open or being opened.
@@ -150,19 +166,49 @@ impl SessionPool {
         peer: ApPublic,
         port: u16,
     ) -> Result<SessionStream, Refusal> {
+        let mut stream = self.session(group, speak_as, peer).await?.open_stream().await?;
+        stream.request(Protocol::Tcp, port).await?;
+        Ok(stream)
+    }
+
+    async fn flow_once(
+        &self,
+        group: &Group,
+        speak_as: &SpeakAs,
+        peer: ApPublic,
+        port: u16,
+        deliver: Arc<Deliver>,
+    ) -> Result<Flow, Refusal> {
+        let session = self.session(group, speak_as, peer).await?;
+        let mut stream = session.open_stream().await?;
+        // The first answer may overtake the word that the flow is open.
+        let place = session.flows.enter(stream.id(), Box::new(move |data| deliver(data)));
+        let place = place.ok_or(Refusal::Busy)?;
+        stream.request(Protocol::Udp, port).await?;
+        let (stream, open) = stream.into_parts();
+        Ok(Flow::new(session.connection, place, stream, open))
+    }
+
+    async fn session(&self, group: &Group, speak_as: &SpeakAs, peer: ApPublic) -> Result<Session, Refusal> {
         let speaker = match speak_as {
             SpeakAs::OneTime => None,
             SpeakAs::Kept(secret) => Some(secret.public()),
         };
         let key = Key { group: group.clone(), speaker, peer };
         let slot = self.0.slot(&key, speak_as);
-        let session = self.0.session(&key, &slot).await?;
-        let open = session.streams.enter();
-        let (send, recv) = session.connection.open_bi().await.map_err(|_| Refusal::SessionLost)?;
-        let mut stream = SessionStream::new(send, recv, Some(open));
-        stream.request(port).await?;
-        Ok(stream)
+        self.0.session(&key, &slot).await
     }
+}
+
+/// Tries, and tries again if a session was lost: it may have died of old age just then, and a new one decides.
+async fn twice<T, A: Future<Output = Result<T, Refusal>>>(attempt: impl Fn() -> A) -> Result<T, Refusal> {
+    let attempts = async {
+        match attempt().await {
+            Err(Refusal::SessionLost) => attempt().await,
+            decided => decided,
+        }
+    };
+    timeout(CONNECT, attempts).await.unwrap_or(Err(Refusal::TimedOut))
 }
 
 impl Pool {
@@ -287,7 +333,14 @@ impl Pool {
     }
 
     fn start(self: &Arc<Self>, watch: Watch, key: &Key, slot: &Slot) -> Session {
-        let session = Session { connection: watch.connection.clone(), streams: watch.streams.clone() };
+        let (connection, flows) = (watch.connection.clone(), Flows::default());
+        let session =
+            Session { connection: connection.clone(), streams: watch.streams.clone(), flows: flows.clone() };
+        tokio::spawn(async move {
+            while let Ok(datagram) = connection.read_datagram().await {
+                flows.take(&datagram);
+            }
+        });
         let (pool, key, serial): (Weak<Pool>, _, _) = (Arc::downgrade(self), key.clone(), slot.serial);
         tokio::spawn(async move {
             watch.run().await;

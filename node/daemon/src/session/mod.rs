@@ -13,6 +13,7 @@ mod client;
 mod congestion;
 mod datagram;
 mod error;
+mod flow;
 mod service;
 mod socket_client;
 mod socket_service;
@@ -33,10 +34,12 @@ use phantom_protocol::{
     crypto::datagram::SessionSecret,
     identity::{ApPublic, ApSecret, NodeId},
 };
+use serde::{Deserialize, Serialize};
 
 pub use client::SessionPool;
 pub use congestion::CongestionConfig;
 pub use error::{OpenError, Refusal};
+pub use flow::{Deliver, Flow};
 pub use service::{Service, SessionStats, Targets};
 pub use stream::{SessionStream, splice};
 pub use tunnel::{After, Inbox, Tunnel, TunnelSend};
@@ -62,6 +65,17 @@ impl Default for Group {
     fn default() -> Group {
         Group::new("default")
     }
+}
+
+/// What a port of a peer speaks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Protocol {
+    /// A stream is a connection.
+    #[default]
+    Tcp,
+    /// A flow is a conversation of datagrams.
+    Udp,
 }
 
 /// Who a client is to its peers.

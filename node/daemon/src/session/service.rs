@@ -3,8 +3,8 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
-    fmt,
-    net::SocketAddr,
+    fmt, io,
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr},
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicU64, AtomicUsize, Ordering},
@@ -18,11 +18,16 @@ use phantom_protocol::{
     limits::UNCONFIRMED,
 };
 use quinn::{Connection, Endpoint, Incoming, ServerConfig, TokioRuntime, ValidationTokenConfig, VarInt};
-use tokio::{net::TcpStream, time::timeout};
+use tokio::{
+    net::{TcpStream, UdpSocket},
+    time::timeout,
+};
 
 use super::{
+    Flow, Protocol,
     congestion::CongestionConfig,
     error::Refusal,
+    flow::{self, FlowPlace, Flows},
     socket_service::{ServiceSocket, tunnel_of},
     stream::{SessionStream, splice},
     tls,
@@ -34,6 +39,8 @@ use super::{
 const SESSIONS: usize = 2_048;
 /// Sessions of one peer with one identity: a peer needs one, and one more while the other dies.
 const SESSIONS_PER_PEER: usize = 4;
+/// UDP flows of one identity. Each has a socket of its own.
+const FLOWS: usize = 1_024;
 /// A handshake takes no longer, or it is given up.
 const HANDSHAKE: Duration = Duration::from_secs(20);
 /// A client that opened a stream says what it wants within this.
@@ -49,13 +56,13 @@ const UNUSED: Duration = Duration::from_secs(10);
 
 /// Where the ports of a service lead.
 pub trait Targets: Send + Sync {
-    /// The local address behind `port`, for this client.
-    fn target(&self, client: &ApPublic, port: u16) -> Result<SocketAddr, Refusal>;
+    /// The local address behind a port, for this client.
+    fn target(&self, client: &ApPublic, protocol: Protocol, port: u16) -> Result<SocketAddr, Refusal>;
 }
 
-impl Targets for BTreeMap<u16, SocketAddr> {
-    fn target(&self, _client: &ApPublic, port: u16) -> Result<SocketAddr, Refusal> {
-        self.get(&port).copied().ok_or(Refusal::Refused)
+impl Targets for BTreeMap<(Protocol, u16), SocketAddr> {
+    fn target(&self, _client: &ApPublic, protocol: Protocol, port: u16) -> Result<SocketAddr, Refusal> {
+        self.get(&(protocol, port)).copied().ok_or(Refusal::Refused)
     }
 }
 
@@ -122,6 +129,11 @@ impl Service {
         self.endpoint.open_connections()
     }
 
+    /// UDP flows that are open.
+    pub fn flows(&self) -> usize {
+        self.sessions.flows.load(Ordering::Relaxed)
+    }
+
     /// What each of the open sessions has carried.
     pub fn stats(&self) -> Vec<SessionStats> {
         let open = self.sessions.open.lock().unwrap_or_else(PoisonError::into_inner);
@@ -184,6 +196,7 @@ impl fmt::Debug for Service {
 #[derive(Default)]
 struct Sessions {
     count: AtomicUsize,
+    flows: AtomicUsize,
     by_peer: Mutex<BTreeMap<ApPublic, usize>>,
     open: Mutex<HashMap<usize, Connection>>,
 }
@@ -251,34 +264,106 @@ async fn serve(incoming: Incoming, targets: Arc<dyn Targets>, sessions: &Arc<Ses
         connection.close(VarInt::from_u32(u32::from(Refusal::Busy.code())), b"");
         return;
     };
+    let visit =
+        Arc::new(Visit { connection, client, targets, sessions: sessions.clone(), flows: Flows::default() });
     loop {
         let stream = tokio::select! {
-            stream = connection.accept_bi() => stream,
-            datagram = connection.read_datagram() => match datagram {
-                Ok(_keep_alive) => continue,
+            stream = visit.connection.accept_bi() => stream,
+            datagram = visit.connection.read_datagram() => match datagram {
+                Ok(datagram) => {
+                    visit.flows.take(&datagram);
+                    continue;
+                }
                 Err(_) => return,
             },
         };
         let Ok((send, recv)) = stream else { return };
-        tokio::spawn(serve_stream(SessionStream::new(send, recv, None), client, targets.clone()));
+        tokio::spawn(visit.clone().serve(SessionStream::new(send, recv, None)));
     }
 }
 
-async fn serve_stream(mut stream: SessionStream, client: ApPublic, targets: Arc<dyn Targets>) {
-    let Ok(request) = timeout(REQUEST, stream.read_request()).await else { return stream.reset() };
-    let dialled = match request.and_then(|port| targets.target(&client, port)) {
-        Ok(address) => dial(address).await,
-        Err(refusal) => Err(refusal),
-    };
-    match dialled {
-        Ok(tcp) => {
-            if stream.answer(None).await.is_ok() {
-                let _broken_or_not_both_ends_know = splice(tcp, stream).await;
-            }
+/// One client in one session.
+struct Visit {
+    connection: Connection,
+    client: ApPublic,
+    targets: Arc<dyn Targets>,
+    sessions: Arc<Sessions>,
+    flows: Flows,
+}
+
+impl Visit {
+    async fn serve(self: Arc<Self>, mut stream: SessionStream) {
+        let Ok(request) = timeout(REQUEST, stream.read_request()).await else { return stream.reset() };
+        let target = request
+            .and_then(|(protocol, port)| Ok((protocol, self.targets.target(&self.client, protocol, port)?)));
+        let refusal = match target {
+            Ok((Protocol::Tcp, address)) => match dial(address).await {
+                Ok(tcp) => return accept(tcp, stream).await,
+                Err(refusal) => refusal,
+            },
+            Ok((Protocol::Udp, address)) => match self.open_flow(&stream, address).await {
+                Ok(opened) => return self.accept_flow(stream, opened).await,
+                Err(refusal) => refusal,
+            },
+            Err(refusal) => refusal,
+        };
+        let _client_has_gone = stream.answer(Some(refusal)).await;
+    }
+
+    /// A socket of its own, so that answers find back.
+    async fn open_flow(&self, stream: &SessionStream, address: SocketAddr) -> Result<OpenedFlow, Refusal> {
+        let count = FlowCount::take(&self.sessions).ok_or(Refusal::Busy)?;
+        let here: SocketAddr = match address {
+            SocketAddr::V4(_) => (Ipv4Addr::UNSPECIFIED, 0).into(),
+            SocketAddr::V6(_) => (Ipv6Addr::UNSPECIFIED, 0).into(),
+        };
+        let of_socket = |error: io::Error| Refusal::of_dial(&error);
+        let socket = Arc::new(UdpSocket::bind(here).await.map_err(of_socket)?);
+        socket.connect(address).await.map_err(of_socket)?;
+        socket.writable().await.map_err(of_socket)?; // before that, nothing is taken without waiting
+        let to_target = socket.clone();
+        let deliver = move |data: Vec<u8>| {
+            let _lost = to_target.try_send(&data);
+        };
+        let place = self.flows.enter(stream.id(), Box::new(deliver)).ok_or(Refusal::Busy)?;
+        Ok(OpenedFlow { socket, place, count })
+    }
+
+    async fn accept_flow(&self, mut stream: SessionStream, opened: OpenedFlow) {
+        let OpenedFlow { socket, place, count: _until_the_end } = opened;
+        if stream.answer(None).await.is_ok() {
+            let (stream, open) = stream.into_parts();
+            flow::carry(Flow::new(self.connection.clone(), place, stream, open), &socket).await;
         }
-        Err(refusal) => {
-            let _client_has_gone = stream.answer(Some(refusal)).await;
-        }
+    }
+}
+
+/// A flow whose client does not know yet that it is open.
+struct OpenedFlow {
+    socket: Arc<UdpSocket>,
+    place: FlowPlace,
+    count: FlowCount,
+}
+
+/// A flow's place among all of its service.
+struct FlowCount(Arc<Sessions>);
+
+impl FlowCount {
+    fn take(sessions: &Arc<Sessions>) -> Option<FlowCount> {
+        let counted = FlowCount(sessions.clone());
+        (sessions.flows.fetch_add(1, Ordering::Relaxed) < FLOWS).then_some(counted)
+    }
+}
+
+impl Drop for FlowCount {
+    fn drop(&mut self) {
+        self.0.flows.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+async fn accept(tcp: TcpStream, mut stream: SessionStream) {
+    if stream.answer(None).await.is_ok() {
+        let _broken_or_not_both_ends_know = splice(tcp, stream).await;
     }
 }
 

@@ -17,18 +17,19 @@ use std::{
 };
 
 use bytes::BytesMut;
-use quinn::{ReadError, RecvStream, SendStream, VarInt, WriteError};
+use quinn::{ReadError, RecvStream, SendStream, StreamId, VarInt, WriteError};
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf},
     net::{TcpStream, tcp::ReadHalf, tcp::WriteHalf},
 };
 
-use super::error::Refusal;
+use super::{Protocol, error::Refusal};
 
 /// The version of the request.
 const VERSION: u8 = 1;
-/// The protocol number of TCP.
+/// Protocols by their numbers in IP.
 const TCP: u8 = 6;
+const UDP: u8 = 17;
 /// Version 1, protocol 1, port 2.
 const REQUEST: usize = 4;
 /// A writer of bulk lets others have their turn after so many bytes.
@@ -71,12 +72,12 @@ pub struct SessionStream {
     send: SendStream,
     recv: RecvStream,
     written: usize,
-    _open: Option<OpenStream>,
+    open: Option<OpenStream>,
 }
 
 impl SessionStream {
     pub(super) fn new(send: SendStream, recv: RecvStream, open: Option<OpenStream>) -> SessionStream {
-        SessionStream { send, recv, written: 0, _open: open }
+        SessionStream { send, recv, written: 0, open }
     }
 
     /// Ends both directions at once; the peer's program sees a reset connection.
@@ -85,21 +86,26 @@ impl SessionStream {
     }
 
     /// Asks the service for `port`.
-    pub(super) async fn request(&mut self, port: u16) -> Result<(), Refusal> {
+    pub(super) async fn request(&mut self, protocol: Protocol, port: u16) -> Result<(), Refusal> {
         let [high, low] = port.to_be_bytes();
-        self.send.write_all(&[VERSION, TCP, high, low]).await.map_err(|_| Refusal::SessionLost)?;
+        let protocol = match protocol {
+            Protocol::Tcp => TCP,
+            Protocol::Udp => UDP,
+        };
+        self.send.write_all(&[VERSION, protocol, high, low]).await.map_err(|_| Refusal::SessionLost)?;
         let mut answer = [0];
         self.recv.read_exact(&mut answer).await.map_err(|_| Refusal::SessionLost)?;
         let [code] = answer;
         Refusal::from_code(code).map_or(Ok(()), Err)
     }
 
-    /// Reads what a client asks for: the port.
-    pub(super) async fn read_request(&mut self) -> Result<u16, Refusal> {
+    /// Reads what a client asks for.
+    pub(super) async fn read_request(&mut self) -> Result<(Protocol, u16), Refusal> {
         let mut request = [0; REQUEST];
         self.recv.read_exact(&mut request).await.map_err(|_| Refusal::SessionLost)?;
         match request {
-            [VERSION, TCP, high, low] => Ok(u16::from_be_bytes([high, low])),
+            [VERSION, TCP, high, low] => Ok((Protocol::Tcp, u16::from_be_bytes([high, low]))),
+            [VERSION, UDP, high, low] => Ok((Protocol::Udp, u16::from_be_bytes([high, low]))),
             _ => Err(Refusal::ProtocolUnknown),
         }
     }
@@ -108,6 +114,16 @@ impl SessionStream {
     pub(super) async fn answer(&mut self, refusal: Option<Refusal>) -> Result<(), Refusal> {
         let code = refusal.map_or(0, Refusal::code);
         self.send.write_all(&[code]).await.map_err(|_| Refusal::SessionLost)
+    }
+
+    /// Its number in the session.
+    pub(super) fn id(&self) -> StreamId {
+        self.send.id()
+    }
+
+    /// Its two directions, and its place among the open ones.
+    pub(super) fn into_parts(self) -> ((SendStream, RecvStream), Option<OpenStream>) {
+        ((self.send, self.recv), self.open)
     }
 
     fn abort(&mut self) {

@@ -12,7 +12,7 @@ use std::{
 
 use phantom_protocol::{
     crypto::datagram::{SessionSecret, Speaker},
-    identity::ApSecret,
+    identity::{ApPublic, ApSecret},
     wire::body::Kind,
 };
 use rand::{rand_core::UnwrapErr, rngs::SysRng};
@@ -23,13 +23,13 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-use super::{After, Group, OpenError, Refusal, SpeakAs, testing::World};
+use super::{After, Group, OpenError, Protocol, Refusal, SpeakAs, testing::World};
 
 const PORT: u16 = 80;
 const MIB: u64 = 1 << 20;
 
 /// A local target that handles each connection with `handler`.
-async fn target<F, R>(handler: F) -> BTreeMap<u16, SocketAddr>
+async fn target<F, R>(handler: F) -> BTreeMap<(Protocol, u16), SocketAddr>
 where
     F: Fn(TcpStream) -> R + Send + 'static,
     R: Future<Output = ()> + Send + 'static,
@@ -41,7 +41,7 @@ where
             tokio::spawn(handler(tcp));
         }
     });
-    BTreeMap::from([(PORT, address)])
+    BTreeMap::from([((Protocol::Tcp, PORT), address)])
 }
 
 async fn echo(mut tcp: TcpStream) {
@@ -373,7 +373,7 @@ async fn a_splice_carries_a_local_connection() {
 async fn refusals_are_exact() {
     let silent = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap(); // closed again
     let mut targets = target(echo).await;
-    targets.insert(81, silent);
+    targets.insert((Protocol::Tcp, 81), silent);
     let world = World::new(targets);
     assert_eq!(world.connect(81).await.unwrap_err(), Refusal::Refused);
     assert_eq!(world.connect(82).await.unwrap_err(), Refusal::Refused);
@@ -387,7 +387,7 @@ async fn refusals_are_exact() {
 async fn what_a_service_does_not_allow_is_said() {
     struct Closed;
     impl super::Targets for Closed {
-        fn target(&self, _: &phantom_protocol::identity::ApPublic, _: u16) -> Result<SocketAddr, Refusal> {
+        fn target(&self, _: &ApPublic, _: Protocol, _: u16) -> Result<SocketAddr, Refusal> {
             Err(Refusal::NotAllowed)
         }
     }
@@ -508,9 +508,9 @@ async fn a_session_waits_for_a_net_that_is_down() {
 async fn an_echo_beside_a_bulk_stream_stays_fast() {
     let mut targets = target(echo).await;
     targets.insert(
-        90,
+        (Protocol::Tcp, 90),
         target(|mut tcp| async move { while tcp.read(&mut [0; 65_536]).await.is_ok_and(|n| n > 0) {} }).await
-            [&PORT],
+            [&(Protocol::Tcp, PORT)],
     );
     let world = World::new(targets);
     world.net.weather.delay.store(200, Ordering::Relaxed);

@@ -31,6 +31,8 @@ const SESSION_WINDOW: u32 = 24 << 20;
 /// bulk stream stops at its own window and never takes the room of an echo beside it. Well below the session's window:
 /// when many bulk streams have taken all, each ACK makes room here, but the peer widens its window in large steps only.
 const SEND_WINDOW: u64 = 12 << 20;
+/// Bytes of UDP flows that wait in a session, in each direction: the oldest are lost first. More would only make them late.
+const DATAGRAMS: usize = 256 << 10;
 /// Packets that one ACK answers. An ACK costs the chain as much as a full packet.
 pub(super) const ACK_EVERY: u32 = 20;
 const ACK_DELAY: Duration = Duration::from_millis(5);
@@ -57,6 +59,8 @@ pub(super) fn transport(congestion: &CongestionConfig, route: Arc<AtomicU64>) ->
         .stream_receive_window(VarInt::from_u32(STREAM_WINDOW))
         .receive_window(VarInt::from_u32(SESSION_WINDOW))
         .send_window(SEND_WINDOW)
+        .datagram_send_buffer_size(DATAGRAMS)
+        .datagram_receive_buffer_size(Some(DATAGRAMS))
         .ack_frequency_config(Some(acks))
         .congestion_controller_factory(Arc::new(congestion.clone().on_route(route)));
     transport

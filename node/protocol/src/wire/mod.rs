@@ -4,6 +4,7 @@ pub mod body;
 pub mod cell;
 pub mod contact;
 pub mod control;
+pub mod flow;
 pub mod hello;
 pub mod invitation;
 pub mod opener;

@@ -10,22 +10,30 @@ use tokio::{
 };
 
 use super::*;
-use crate::doors::NodeHandle;
+use crate::{
+    doors::NodeHandle,
+    session::{Deliver, Protocol},
+};
 
 /// Publishes port 8000 only.
 struct TestNode;
 
 impl NodeHandle for TestNode {
     type Stream = TcpStream;
+    type Flow = crate::session::Flow;
 
     async fn connect(&self, _: &str, _: ApPublic, _: u16) -> std::io::Result<TcpStream> {
         Err(std::io::ErrorKind::ConnectionRefused.into())
     }
 
+    async fn flow(&self, _: &str, _: ApPublic, _: u16, _: Deliver) -> std::io::Result<Self::Flow> {
+        Err(std::io::ErrorKind::ConnectionRefused.into())
+    }
+
     async fn host(&self, request: HostRequest) -> anyhow::Result<Hosted> {
         anyhow::ensure!(request.port == 8000, "No path stands yet.");
-        let HostRequest { port, to, label } = request;
-        Ok(Hosted { label, name: "x.ap".into(), address: "fc00::1".parse()?, port, to })
+        let HostRequest { port, to, label, protocol } = request;
+        Ok(Hosted { label, name: "x.ap".into(), address: "fc00::1".parse()?, port, to, protocol })
     }
 
     async fn unhost(&self, _: &str) -> anyhow::Result<()> {
@@ -58,7 +66,7 @@ async fn serve(place: &std::path::Path) -> tokio::task::JoinHandle<()> {
 }
 
 fn wish(port: u16, label: &str) -> HostRequest {
-    HostRequest { port, to: "127.0.0.1:8000".parse().unwrap(), label: label.into() }
+    HostRequest { port, to: "127.0.0.1:8000".parse().unwrap(), label: label.into(), protocol: Protocol::Tcp }
 }
 
 /// Sends a frame and reads the reply.
