@@ -19,7 +19,7 @@ def world(folder, name):
     """What a phantom may see of its user: folders of its own, for whatever the machine's user runs is not ours."""
     runtime = folder / f"{name}-runtime"
     runtime.mkdir(mode=0o700, exist_ok=True)
-    return {"XDG_RUNTIME_DIR": str(runtime), "HOME": str(runtime), "XDG_STATE_HOME": ""}
+    return {"XDG_RUNTIME_DIR": str(runtime), "HOME": str(runtime), "XDG_STATE_HOME": "", "XDG_CONFIG_HOME": ""}
 
 
 def free_port(address="127.0.0.1"):

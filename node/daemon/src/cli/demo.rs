@@ -33,7 +33,7 @@ pub(super) struct Args {
     #[arg(long, value_name = "K", default_value_t = DEFAULT_HOPS as u8, value_parser = number(HOPS))]
     hops: u8,
     /// The proxy port for programs: SOCKS5, SOCKS4a, HTTP CONNECT
-    #[arg(long, value_name = "ADDR", default_value = SOCKS, value_parser = end_point)]
+    #[arg(long, value_name = "ADDR", default_value_t = SOCKS, value_parser = end_point)]
     socks: SocketAddr,
     /// A file that is written when everything stands: JSON with socks, site, pid, hops, invitation, nodes
     #[arg(long, value_name = "FILE")]

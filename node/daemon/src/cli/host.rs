@@ -2,6 +2,7 @@
 
 use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr},
+    str::FromStr,
     time::Duration,
 };
 
@@ -16,6 +17,8 @@ use crate::{
 
 /// Longer than a node takes before it gives up and says why.
 const PATIENCE: Duration = Duration::from_secs(180);
+/// The identity of those who name none.
+pub(super) const LABEL: &str = "default";
 
 /// Publish a local port under a .ap name
 ///
@@ -36,12 +39,12 @@ pub(super) struct Args {
     port: u16,
     /// Where their connections go: an address, a port of this machine, or both [default: 127.0.0.1:PORT]
     #[arg(long, value_name = "ADDR")]
-    to: Option<String>,
+    to: Option<Target>,
     /// The port speaks UDP, not TCP; for both, publish it twice
     #[arg(long)]
     udp: bool,
     /// The identity: 1 to 32 of a-z, 0-9 and -; it is made when it is first used
-    #[arg(long = "as", value_name = "NAME", default_value = "default", value_parser = label)]
+    #[arg(long = "as", value_name = "NAME", default_value = LABEL, value_parser = label)]
     label: String,
     #[command(flatten)]
     whom: Whom,
@@ -55,12 +58,16 @@ pub(super) fn label(text: &str) -> Result<String, String> {
     }
 }
 
+pub(super) fn protocol(udp: bool) -> Protocol {
+    if udp { Protocol::Udp } else { Protocol::Tcp }
+}
+
 pub(super) async fn run(args: Args) -> anyhow::Result<()> {
-    let to = target(args.to.as_deref(), args.port)?;
+    let to = args.to.unwrap_or_default().complete(args.port);
     let mut client = args.whom.connect().await?;
     let mut progress = Progress::new();
     progress.say("Publishing: building paths to the entry nodes ...");
-    let protocol = if args.udp { Protocol::Udp } else { Protocol::Tcp };
+    let protocol = protocol(args.udp);
     let request = HostRequest { port: args.port, to, label: args.label, protocol };
     let hosted = timeout(PATIENCE, client.host(request)).await.context(
         "The node has not said within 3 minutes that the port is published. It goes on trying: see `phantom status`",
@@ -82,16 +89,32 @@ pub(super) async fn run(args: Args) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Fills in what `--to` leaves out.
-fn target(to: Option<&str>, port: u16) -> Result<SocketAddr, super::Usage> {
-    let Some(to) = to else { return Ok(SocketAddr::new(Ipv4Addr::LOCALHOST.into(), port)) };
-    let whole = || to.parse::<SocketAddr>().ok().filter(|address| address.port() != 0);
-    let address = || Some(SocketAddr::new(to.parse::<IpAddr>().ok()?, port));
-    let port =
-        || Some(SocketAddr::new(Ipv4Addr::LOCALHOST.into(), to.parse().ok().filter(|port| *port != 0)?));
-    whole().or_else(address).or_else(port).ok_or_else(|| {
-        super::Usage(format!("--to {to} is no address. It looks like 127.0.0.1:8000, [::1]:8000, or 8000."))
-    })
+/// Where connections go, as far as somebody has said it.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Target {
+    ip: Option<IpAddr>,
+    port: Option<u16>,
+}
+
+impl Target {
+    /// This machine, and the port that others connect to, unless something else was said.
+    pub(super) fn complete(self, port: u16) -> SocketAddr {
+        SocketAddr::new(self.ip.unwrap_or(Ipv4Addr::LOCALHOST.into()), self.port.unwrap_or(port))
+    }
+}
+
+impl FromStr for Target {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Target, &'static str> {
+        let whole = text.parse::<SocketAddr>().map(|it| (Some(it.ip()), Some(it.port())));
+        let ip = || text.parse().map(|ip| (Some(ip), None));
+        let port = || text.parse().map(|port| (None, Some(port)));
+        match whole.or_else(|_| ip()).or_else(|_| port()) {
+            Ok((ip, port)) if port != Some(0) => Ok(Target { ip, port }),
+            _ => Err("it looks like 127.0.0.1:8000, [::1]:8000, or 8000"),
+        }
+    }
 }
 
 #[cfg(test)]
@@ -108,10 +131,11 @@ mod tests {
             (Some("[::1]:8000"), "[::1]:8000"),
             (Some("::1"), "[::1]:80"),
         ] {
-            assert_eq!(target(to, 80).unwrap(), expected.parse().unwrap(), "{to:?}");
+            let target = to.map_or_else(Target::default, |to| to.parse().unwrap());
+            assert_eq!(target.complete(80), expected.parse().unwrap(), "{to:?}");
         }
         for wrong in ["", "localhost", "0", "127.0.0.1:0", "127.0.0.1:99999"] {
-            assert!(target(Some(wrong), 80).is_err(), "{wrong}");
+            assert!(wrong.parse::<Target>().is_err(), "{wrong}");
         }
     }
 }

@@ -4,6 +4,7 @@
 //! progress, complaints and logs are on standard error. An error says what happened, why, and what to type next.
 
 mod completions;
+mod configuration;
 mod demo;
 mod host;
 mod man;
@@ -79,7 +80,9 @@ struct Usage(String);
 
 /// Whether the command was at fault, and not the world.
 fn is_usage(error: &anyhow::Error) -> bool {
-    error.is::<Usage>() || matches!(error.downcast_ref(), Some(PortError::Public(_)))
+    error.is::<Usage>()
+        || error.is::<configuration::ConfigurationError>()
+        || matches!(error.downcast_ref(), Some(PortError::Public(_)))
 }
 
 /// An address with its port.
@@ -175,6 +178,7 @@ mod tests {
             ("host http", "a number from 1 to 65535"),
             ("host 0", "PORT"),
             ("host 80 --as A/B", "--as"),
+            ("host 80 --to localhost", "it looks like 127.0.0.1:8000"),
             ("no-such-command", "no-such-command"),
         ] {
             let error = Cli::try_parse_from(["phantom"].into_iter().chain(line.split(' '))).unwrap_err();

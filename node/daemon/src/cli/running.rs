@@ -1,6 +1,10 @@
 //! A started node with its doors, and its end.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
 
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinHandle;
@@ -11,7 +15,7 @@ use crate::{
 };
 
 /// Where the proxy port is if nobody says otherwise.
-pub(super) const SOCKS: &str = "127.0.0.1:9070";
+pub(super) const SOCKS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9070);
 
 /// Serves the doors of a node until what is returned is aborted, or the runtime ends.
 pub(super) fn open(daemon: &Daemon, doors: Doors) -> JoinHandle<()> {

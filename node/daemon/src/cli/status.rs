@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use super::Whom;
-use crate::{doors::Status, session::Protocol};
+use crate::doors::Status;
 
 /// Show how the running node is
 #[derive(Debug, clap::Args)]
@@ -69,13 +69,7 @@ fn write_into(text: &mut String, status: &Status) -> std::fmt::Result {
     }
     writeln!(text, "sessions  {}", status.sessions)?;
     for service in &status.services {
-        let hosted = &service.hosted;
-        let udp = if hosted.protocol == Protocol::Udp { "udp " } else { "" };
-        writeln!(
-            text,
-            "hosting   {}:{} -> {udp}{} (as {})",
-            hosted.name, hosted.port, hosted.to, hosted.label
-        )?;
+        writeln!(text, "hosting   {}", service.hosted)?;
         writeln!(text, "          {} entry paths, {} visitors", service.entries, service.sessions)?;
     }
     for sentence in [&status.obstacle, &status.notice].into_iter().flatten() {

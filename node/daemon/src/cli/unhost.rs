@@ -5,6 +5,7 @@ use super::{Whom, host::label};
 /// End what `phantom host` began
 ///
 /// All ports of the identity are published no longer, also after a restart. The identity itself is kept: hosted again, it has the same name.
+/// A port that phantom.toml declares comes back with the next start: remove it there, too.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     /// The identity: what --as of `phantom host` said

@@ -11,14 +11,17 @@ use anyhow::Context;
 use phantom_protocol::{limits::DEFAULT_HOPS, network::Network, wire::invitation::Invitation};
 
 use super::{
-    HOPS, Usage, end_point, number,
+    HOPS, Usage,
+    configuration::Configuration,
+    end_point, number,
     running::{SOCKS, asked_to_end, end, open, raise_limits},
 };
 use crate::{
     daemon::{Config, Daemon},
     demo::local_network,
     doors::{
-        DnsPort, Doors, LocalSocket, NodeHandle as _, bind_sockets, bind_socks, local_socket::node_places,
+        DnsPort, Doors, LocalSocket, NodeHandle as _, Service, bind_sockets, bind_socks,
+        local_socket::node_places,
     },
     store,
 };
@@ -32,12 +35,14 @@ const SETTLING: Duration = Duration::from_secs(8);
 ///
 /// Programs use the network through one port that speaks SOCKS5, SOCKS4a and HTTP CONNECT: names that end in .ap are
 /// resolved inside, everything else is refused. Without an invitation the node waits alone, and prints one for others.
+/// What `phantom host` has published before is published again.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
   phantom up --join INVITATION
   phantom up --listen 198.51.100.7:443          relay for others, too: needs an address that they reach
   phantom up --state ./second --socks 127.0.0.1:9071
+  phantom up --config ./phantom.toml            every option but --config is a key of it: hops = 3
   curl -q --noproxy '' --socks5-hostname 127.0.0.1:9070 http://NAME.ap/")]
 pub(super) struct Args {
     /// The invitation of a node of the network
@@ -46,23 +51,43 @@ pub(super) struct Args {
     /// Where other nodes reach this one; without it, a node that joined only dials
     #[arg(long, value_name = "ADDR", value_parser = end_point)]
     listen: Option<SocketAddr>,
-    /// The proxy port for programs: SOCKS5, SOCKS4a, HTTP CONNECT
-    #[arg(long, value_name = "ADDR", default_value = SOCKS, value_parser = end_point)]
-    socks: SocketAddr,
+    /// The proxy port for programs: SOCKS5, SOCKS4a, HTTP CONNECT [default: 127.0.0.1:9070]
+    #[arg(long, value_name = "ADDR", value_parser = end_point)]
+    socks: Option<SocketAddr>,
     /// Where programs find DNS for names in .ap, which refuses all others; without it, nowhere
     #[arg(long, value_name = "ADDR", value_parser = end_point)]
     dns: Option<SocketAddr>,
     /// Where the node keeps its keys [default: ~/.local/state/phantom]
     #[arg(long, value_name = "DIR")]
     state: Option<PathBuf>,
-    /// Relays of each path, 0 to 8; two paths meet in a connection
-    #[arg(long, value_name = "K", default_value_t = DEFAULT_HOPS as u8, value_parser = number(HOPS))]
-    hops: u8,
+    /// Relays of each path, 0 to 8; two paths meet in a connection [default: 3]
+    #[arg(long, value_name = "K", value_parser = number(HOPS))]
+    hops: Option<u8>,
+    /// A file with these options, and services [default: ~/.config/phantom/phantom.toml, if it is there]
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+}
+
+impl Args {
+    /// The command line goes before the file.
+    fn with(self, file: &Configuration) -> Args {
+        Args {
+            join: self.join.or(file.join),
+            listen: self.listen.or(file.listen),
+            socks: self.socks.or(file.socks),
+            dns: self.dns.or(file.dns),
+            state: self.state.or_else(|| file.state.clone()),
+            hops: self.hops.or(file.hops),
+            config: self.config,
+        }
+    }
 }
 
 pub(super) async fn run(args: Args) -> anyhow::Result<()> {
     raise_limits();
-    let socks = bind_socks(args.socks).await?;
+    let (file, found_at) = Configuration::find(args.config.as_deref())?;
+    let args = args.with(&file);
+    let socks = bind_socks(args.socks.unwrap_or(SOCKS)).await?;
     let dns = match args.dns {
         Some(address) => Some(DnsPort::bind(address).await?),
         None => None,
@@ -76,8 +101,15 @@ pub(super) async fn run(args: Args) -> anyhow::Result<()> {
     let alone = args.join.is_none();
     greet(&daemon, socks.local_addr()?, dns.as_ref().map(DnsPort::address).transpose()?);
     println!("state     {}", state.display());
+    if let Some(file) = found_at {
+        println!("config    {}", file.display());
+    }
     if !sockets.iter().any(LocalSocket::is_default) {
         println!("commands  need --state '{}': without it they do not come to this node", state.display());
+    }
+    daemon.declare(&file.services()).await?;
+    for Service { hosted, .. } in daemon.status().await.services {
+        println!("hosting   {hosted}");
     }
     invite(&daemon, alone);
     let doors = open(&daemon, Doors { socks: Some(socks), dns, sockets });
@@ -112,7 +144,7 @@ fn config(args: &Args, state: PathBuf) -> anyhow::Result<Config> {
     config.listen = listen;
     // On loopback every node has an address of its own, and is known by it; elsewhere the system chooses.
     config.source = listen.map(|listen| listen.ip()).filter(IpAddr::is_loopback);
-    config.hops = usize::from(args.hops);
+    config.hops = args.hops.map_or(DEFAULT_HOPS, usize::from);
     Ok(config)
 }
 

@@ -1,8 +1,8 @@
 //! What this node hosts, and what of it is hosted again after a restart.
 //!
 //! A port that somebody asked for is kept in the state folder until it is unhosted; a port that the configuration declares
-//! is not, for the configuration says it at every start. Changes come one at a time, each with its write, so that
-//! the disk holds what was said last.
+//! is not, for the configuration says it at every start, and has the last word. Changes come one at a time, each with its
+//! write, so that the disk holds what was said last.
 
 use std::{
     collections::BTreeMap,
@@ -28,7 +28,16 @@ use crate::{
 pub(super) struct Hosting {
     /// By label.
     pub(super) online: Mutex<BTreeMap<String, HostedIdentity>>,
-    kept: tokio::sync::Mutex<Kept>,
+    book: tokio::sync::Mutex<Book>,
+}
+
+/// Why ports are hosted.
+#[derive(Default)]
+struct Book {
+    /// Somebody asked for them.
+    kept: PortList,
+    /// The configuration has them.
+    declared: PortList,
 }
 
 /// One hosted identity.
@@ -56,10 +65,10 @@ impl Daemon {
     /// with a state folder hosts it again after a restart.
     pub async fn host(&self, request: HostRequest, hops: usize) -> anyhow::Result<Hosted> {
         let (id, public) = {
-            let mut kept = self.0.hosting.kept.lock().await;
+            let mut book = self.0.hosting.book.lock().await;
             let online = self.bring_online(&request, hops, Key::KeptOrNew).await?;
-            kept.insert(&request);
-            self.keep(&kept).await.with_context(|| {
+            book.kept.insert(&request);
+            self.keep(&book.kept).await.with_context(|| {
                 format!("{} is hosted, but a restart would forget port {}", request.label, request.port)
             })?;
             online
@@ -70,24 +79,38 @@ impl Daemon {
 
     /// Takes an identity offline, and forgets its ports. False if there was nothing to do.
     pub async fn unhost(&self, label: &str) -> anyhow::Result<bool> {
-        let mut kept = self.0.hosting.kept.lock().await;
-        let gone = lock(&self.0.hosting.online).remove(label);
-        let was_online = gone.is_some();
-        if let Some(HostedIdentity { id, .. }) = gone {
-            self.ask(|answer| Command::Unhost { id, answer }).await?;
-        }
-        let was_kept = kept.forget(label);
+        let mut book = self.0.hosting.book.lock().await;
+        let was_online = self.take_offline(label).await?;
+        let was_kept = book.kept.forget(label);
         if was_kept {
-            self.keep(&kept)
+            self.keep(&book.kept)
                 .await
                 .with_context(|| format!("{label} is offline, but a restart would host it again"))?;
         }
         Ok(was_online || was_kept)
     }
 
+    /// Hosts what the configuration declares, and no longer what it declared before, unless somebody asked for that, too.
+    /// Does not wait until it is published.
+    pub async fn declare(&self, wanted: &[HostRequest]) -> anyhow::Result<()> {
+        let wanted: PortList = wanted.iter().collect();
+        let mut book = self.0.hosting.book.lock().await;
+        for old in book.declared.requests().filter(|old| wanted.same_port(old).is_none()) {
+            match book.kept.same_port(&old) {
+                Some(kept) => drop(self.add_port(kept)),
+                None => self.close_port(&old).await?,
+            }
+        }
+        for request in wanted.requests() {
+            self.bring_online(&request, self.0.config.hops, Key::KeptOrNew).await?;
+        }
+        book.declared = wanted;
+        Ok(())
+    }
+
     /// Hosts what was hosted when the node ended. What cannot be is said, and no reason not to start.
-    pub(super) async fn host_again(&self, kept: Kept) {
-        let mut place = self.0.hosting.kept.lock().await;
+    pub(super) async fn host_again(&self, kept: PortList) {
+        let mut book = self.0.hosting.book.lock().await;
         for request in kept.requests() {
             if let Err(error) = self.bring_online(&request, self.0.config.hops, Key::Kept).await {
                 let HostRequest { label, port, .. } = request;
@@ -96,7 +119,7 @@ impl Daemon {
                 );
             }
         }
-        *place = kept;
+        book.kept = kept;
     }
 
     /// What the sessions of its hosted identities have carried.
@@ -143,6 +166,30 @@ impl Daemon {
         Ok((id, public))
     }
 
+    /// An identity without ports goes offline.
+    async fn close_port(&self, request: &HostRequest) -> anyhow::Result<()> {
+        let is_last = match lock(&self.0.hosting.online).get(&request.label) {
+            None => return Ok(()),
+            Some(identity) => {
+                let mut targets = lock(&identity.targets);
+                targets.remove(&(request.protocol, request.port));
+                targets.is_empty()
+            }
+        };
+        if is_last {
+            self.take_offline(&request.label).await?;
+        }
+        Ok(())
+    }
+
+    /// False if it was not online.
+    async fn take_offline(&self, label: &str) -> anyhow::Result<bool> {
+        let gone = lock(&self.0.hosting.online).remove(label);
+        let Some(HostedIdentity { id, .. }) = gone else { return Ok(false) };
+        self.ask(|answer| Command::Unhost { id, answer }).await?;
+        Ok(true)
+    }
+
     fn identity(&self, label: &str, key: Key) -> anyhow::Result<ApSecret> {
         let mut rng = fresh_rng()?;
         match (&self.0.store, key) {
@@ -155,7 +202,7 @@ impl Daemon {
     }
 
     /// Returns when the disk has it.
-    async fn keep(&self, kept: &Kept) -> anyhow::Result<()> {
+    async fn keep(&self, kept: &PortList) -> anyhow::Result<()> {
         let Some(store) = self.0.store.clone() else { return Ok(()) };
         let bytes = kept.to_bytes()?;
         Ok(spawn_blocking(move || store.write_notes(Notes::Services, &bytes)).await??)
@@ -168,20 +215,26 @@ pub(super) fn hosted(request: HostRequest, public: &ApPublic) -> Hosted {
     Hosted { label, name: public.name().to_string(), address, port, to, protocol }
 }
 
-/// The ports that outlive a restart, by label, protocol and number.
+/// Ports, by label, protocol and number.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct Kept(BTreeMap<(String, Protocol, u16), HostRequest>);
+pub(super) struct PortList(BTreeMap<(String, Protocol, u16), HostRequest>);
 
-impl Kept {
-    /// What the state folder holds of them.
-    pub(super) fn read(store: &Store) -> Result<Kept, StoreError> {
-        let Some(bytes) = store.read_notes(Notes::Services)? else { return Ok(Kept::default()) };
+impl<'a> FromIterator<&'a HostRequest> for PortList {
+    fn from_iter<I: IntoIterator<Item = &'a HostRequest>>(requests: I) -> PortList {
+        let mut list = PortList::default();
+        requests.into_iter().for_each(|request| list.insert(request));
+        list
+    }
+}
+
+impl PortList {
+    /// Those that outlive a restart, as the state folder has them.
+    pub(super) fn read(store: &Store) -> Result<PortList, StoreError> {
+        let Some(bytes) = store.read_notes(Notes::Services)? else { return Ok(PortList::default()) };
         let requests: Vec<HostRequest> = serde_json::from_slice(&bytes).map_err(|error| {
             StoreError::Damaged { file: store.notes_file(Notes::Services), why: error.to_string() }
         })?;
-        let mut kept = Kept::default();
-        requests.iter().for_each(|request| kept.insert(request));
-        Ok(kept)
+        Ok(requests.iter().collect())
     }
 
     fn to_bytes(&self) -> serde_json::Result<Vec<u8>> {
@@ -190,6 +243,11 @@ impl Kept {
 
     fn requests(&self) -> impl Iterator<Item = HostRequest> {
         self.0.values().cloned()
+    }
+
+    /// What is said of the same port.
+    fn same_port(&self, request: &HostRequest) -> Option<&HostRequest> {
+        self.0.get(&(request.label.clone(), request.protocol, request.port))
     }
 
     fn insert(&mut self, request: &HostRequest) {
@@ -219,13 +277,12 @@ mod tests {
 
     /// A node without a network publishes nothing, but keeps what it was asked to.
     async fn ask_to_host(daemon: &Daemon, label: &str, port: u16, protocol: Protocol) {
-        let to = ([127, 0, 0, 1], 8000 + port).into();
-        let request = HostRequest { port, to, label: label.into(), protocol };
+        let request = HostRequest { protocol, ..wish(label, port, 8000) };
         let asking = tokio::spawn({
-            let daemon = daemon.clone();
+            let (daemon, request) = (daemon.clone(), request.clone());
             async move { daemon.host(request, 3).await }
         });
-        while !daemon.0.hosting.kept.lock().await.0.contains_key(&(label.to_owned(), protocol, port)) {
+        while daemon.0.hosting.book.lock().await.kept.same_port(&request).is_none() {
             tokio::task::yield_now().await;
         }
         asking.abort();
@@ -233,6 +290,20 @@ mod tests {
     }
 
     type Ports = Vec<(Protocol, u16)>;
+
+    fn wish(label: &str, port: u16, to: u16) -> HostRequest {
+        HostRequest { port, to: ([127, 0, 0, 1], to).into(), label: label.into(), protocol: Protocol::Tcp }
+    }
+
+    /// Where the ports lead, by local port.
+    fn leads(daemon: &Daemon) -> Vec<(String, u16, u16)> {
+        let identities = lock(&daemon.0.hosting.online);
+        let of = |(label, identity): (&String, &HostedIdentity)| {
+            let targets = lock(&identity.targets);
+            targets.values().map(|it| (label.clone(), it.port, it.to.port())).collect::<Vec<_>>()
+        };
+        identities.iter().flat_map(of).collect()
+    }
 
     fn online(daemon: &Daemon) -> Vec<(String, ApPublic, Ports)> {
         let identities = lock(&daemon.0.hosting.online);
@@ -277,8 +348,31 @@ mod tests {
         assert!(daemon.unhost("shop").await.unwrap());
         daemon.stop().await;
         drop(daemon);
-        let kept = Kept::read(&Store::open(&state, &local_network()).unwrap()).unwrap();
+        let kept = PortList::read(&Store::open(&state, &local_network()).unwrap()).unwrap();
         assert_eq!(kept.requests().map(|request| request.label).collect::<Vec<_>>(), ["shell"]);
+    }
+
+    #[tokio::test]
+    async fn what_is_declared_no_longer_ends_unless_somebody_asked_for_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let state = folder.path().join("state");
+        let daemon = started(&state).await;
+        ask_to_host(&daemon, "shop", 80, Protocol::Tcp).await;
+        let declared = [wish("shop", 80, 9000), wish("shop", 443, 9001), wish("blog", 80, 9002)];
+        daemon.declare(&declared).await.unwrap();
+        let leads_to = |ports: &[(&str, u16, u16)]| {
+            ports.iter().map(|(label, port, to)| ((*label).to_owned(), *port, *to)).collect::<Vec<_>>()
+        };
+        let all = leads_to(&[("blog", 80, 9002), ("shop", 80, 9000), ("shop", 443, 9001)]);
+        assert_eq!(leads(&daemon), all);
+        daemon.declare(&[wish("new", 1, 9003)]).await.unwrap();
+        assert_eq!(leads(&daemon), leads_to(&[("new", 1, 9003), ("shop", 80, 8000)]));
+        daemon.unhost("new").await.unwrap();
+        daemon.stop().await;
+        drop(daemon);
+
+        let daemon = started(&state).await;
+        assert_eq!(leads(&daemon), leads_to(&[("shop", 80, 8000)]), "only what was asked for is kept");
     }
 
     #[test]
@@ -286,7 +380,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let store = Store::open(&folder.path().join("state"), &local_network()).unwrap();
         store.write_notes(Notes::Services, br#"[{"port":80,"colour":"red"}]"#).unwrap();
-        let error = Kept::read(&store).unwrap_err().to_string();
+        let error = PortList::read(&store).unwrap_err().to_string();
         assert!(error.contains("services is damaged") && error.contains("colour"), "{error}");
     }
 }

@@ -45,7 +45,7 @@ use crate::{
     store::{Notes, Store},
 };
 use driver::{Command, Driver, DriverStatus};
-use hosting::{Hosting, Kept};
+use hosting::{Hosting, PortList};
 use scribe::Scribe;
 use tunnels::{DriverOpener, Sender};
 
@@ -251,7 +251,7 @@ struct Keys {
     tls: TlsIdentity,
     kept: Option<Vec<u8>>,
     remembered: Vec<Vec<u8>>,
-    services: Kept,
+    services: PortList,
 }
 
 impl Keys {
@@ -265,7 +265,7 @@ impl Keys {
                 tls,
                 kept: None,
                 remembered: Vec::new(),
-                services: Kept::default(),
+                services: PortList::default(),
             });
         };
         let store = Store::open(folder, &config.network)?;
@@ -274,7 +274,7 @@ impl Keys {
             tls: store.tls_identity(now)?,
             kept: store.read_notes(Notes::Building)?.map(|bytes| bytes.to_vec()),
             remembered: store.read_notes(Notes::Nodes)?.map_or_else(Vec::new, |bytes| memory::split(&bytes)),
-            services: Kept::read(&store)?,
+            services: PortList::read(&store)?,
             store: Some(Arc::new(store)),
         })
     }

@@ -13,6 +13,7 @@ pub mod socks;
 mod status;
 
 use std::{
+    fmt,
     future::{Future, pending},
     io,
     net::{Ipv6Addr, SocketAddr},
@@ -116,6 +117,14 @@ pub struct Hosted {
     /// What the port speaks.
     #[serde(default)]
     pub protocol: Protocol,
+}
+
+impl fmt::Display for Hosted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Hosted { name, port, to, label, .. } = self;
+        let udp = if self.protocol == Protocol::Udp { "udp " } else { "" };
+        write!(f, "{name}:{port} -> {udp}{to} (as {label})")
+    }
 }
 
 /// Whether a text can be the local label of an identity. It is a part of a file name.

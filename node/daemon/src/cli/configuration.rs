@@ -1,0 +1,365 @@
+//! `phantom.toml`: the options of `phantom up`, and services, in a file. What the command line says goes before it.
+//!
+//! Nothing in it is passed over: an unknown key or a wrong value is an error that names file, line and what is allowed.
+
+use std::{
+    collections::BTreeSet,
+    env,
+    fmt::Display,
+    fs,
+    io::{self, ErrorKind},
+    net::SocketAddr,
+    ops::Range,
+    os::unix::fs::MetadataExt,
+    path::{Path, PathBuf},
+};
+
+use phantom_protocol::wire::invitation::Invitation;
+use serde::{Deserialize, Deserializer, de::Error};
+use toml::{Spanned, Value};
+
+use super::{
+    HOPS, end_point,
+    host::{self, Target},
+    number,
+};
+use crate::doors::HostRequest;
+
+/// What a configuration says.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+pub(super) struct Configuration {
+    #[serde(deserialize_with = "invitation")]
+    pub(super) join: Option<Invitation>,
+    #[serde(deserialize_with = "address")]
+    pub(super) listen: Option<SocketAddr>,
+    #[serde(deserialize_with = "address")]
+    pub(super) socks: Option<SocketAddr>,
+    #[serde(deserialize_with = "address")]
+    pub(super) dns: Option<SocketAddr>,
+    #[serde(deserialize_with = "path")]
+    pub(super) state: Option<PathBuf>,
+    #[serde(deserialize_with = "hops")]
+    pub(super) hops: Option<u8>,
+    host: Vec<Spanned<Service>>,
+}
+
+/// A service that is published as long as the configuration has it.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Service {
+    #[serde(deserialize_with = "port")]
+    port: u16,
+    #[serde(default, deserialize_with = "target")]
+    to: Target,
+    #[serde(default)]
+    udp: bool,
+    #[serde(default = "usual_label", rename = "as", deserialize_with = "label")]
+    label: String,
+}
+
+/// Why a configuration cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum ConfigurationError {
+    /// Something in it is wrong.
+    #[error("{file}, line {line}: {what}", file = file.display())]
+    Wrong {
+        /// Which.
+        file: PathBuf,
+        /// The first is 1.
+        line: usize,
+        /// A sentence.
+        what: String,
+    },
+    /// Who writes it decides what is published, and whom the node trusts first.
+    #[error(
+        "{file} can be changed by every user of this machine. If nobody has, run: chmod o-w '{file}'",
+        file = .0.display()
+    )]
+    Open(PathBuf),
+    /// It cannot be read.
+    #[error("The configuration {file} cannot be read: {1}. Name another one with --config FILE", file = .0.display())]
+    Unreadable(PathBuf, #[source] io::Error),
+}
+
+impl Configuration {
+    /// The file that `--config` names, or the one at the usual place if there is one; and where it was.
+    pub(super) fn find(named: Option<&Path>) -> Result<(Configuration, Option<PathBuf>), ConfigurationError> {
+        let Some(file) = named.map(Path::to_owned).or_else(usual_place) else {
+            return Ok(Default::default());
+        };
+        match Configuration::read(&file) {
+            Err(ConfigurationError::Unreadable(_, error))
+                if named.is_none() && error.kind() == ErrorKind::NotFound =>
+            {
+                Ok(Default::default())
+            }
+            read => Ok((read?, Some(file))),
+        }
+    }
+
+    /// Reads a file.
+    pub(super) fn read(file: &Path) -> Result<Configuration, ConfigurationError> {
+        let unreadable = |error| ConfigurationError::Unreadable(file.to_owned(), error);
+        let metadata = fs::metadata(file).map_err(unreadable)?;
+        if metadata.is_file() && metadata.mode() & 0o002 != 0 {
+            return Err(ConfigurationError::Open(file.to_owned()));
+        }
+        let text = fs::read_to_string(file).map_err(unreadable)?;
+        parse(&text).map_err(|Fault { line, what }| ConfigurationError::Wrong {
+            file: file.to_owned(),
+            line,
+            what,
+        })
+    }
+
+    /// The services, as `phantom host` would ask for them.
+    pub(super) fn services(&self) -> Vec<HostRequest> {
+        self.host.iter().map(|service| service.get_ref().request()).collect()
+    }
+}
+
+impl Service {
+    fn request(&self) -> HostRequest {
+        HostRequest {
+            port: self.port,
+            to: self.to.complete(self.port),
+            label: self.label.clone(),
+            protocol: host::protocol(self.udp),
+        }
+    }
+}
+
+fn usual_place() -> Option<PathBuf> {
+    let absolute = |name| env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    let base = absolute("XDG_CONFIG_HOME").or_else(|| absolute("HOME").map(|home| home.join(".config")));
+    base.map(|base| base.join("phantom/phantom.toml"))
+}
+
+/// What is wrong, and where.
+#[derive(Debug)]
+struct Fault {
+    line: usize,
+    what: String,
+}
+
+impl Fault {
+    fn new(text: &str, span: Option<Range<usize>>, what: String) -> Fault {
+        let before = text.get(..span.unwrap_or_default().start).unwrap_or_default();
+        Fault { line: 1 + before.matches('\n').count(), what }
+    }
+}
+
+fn parse(text: &str) -> Result<Configuration, Fault> {
+    // What is no TOML at all mostly lacks quotes.
+    toml::from_str::<toml::Table>(text).map_err(|error| {
+        let what =
+            format!("{}. Write one key on a line, and text in quotes: key = \"value\"", error.message());
+        Fault::new(text, error.span(), what)
+    })?;
+    let read: Configuration = toml::from_str(text)
+        .map_err(|error| Fault::new(text, error.span(), explained(text, error.message(), error.span())))?;
+    let mut seen = BTreeSet::new();
+    for service in &read.host {
+        let HostRequest { port, label, protocol, .. } = service.get_ref().request();
+        if !seen.insert((port, protocol, label.clone())) {
+            let what = format!("port {port} of {label:?} is published above already. Remove one of the two");
+            return Err(Fault::new(text, Some(service.span()), what));
+        }
+    }
+    Ok(read)
+}
+
+/// The sentence of a wrong value with its key before it; a key that is unknown or missing is named in its sentence.
+fn explained(text: &str, message: &str, span: Option<Range<usize>>) -> String {
+    let message = message.replace("unknown field", "unknown key").replace("missing field", "missing key");
+    if message.starts_with("unknown key") || message.starts_with("missing key") {
+        return message;
+    }
+    let before = text.get(..span.unwrap_or_default().start).unwrap_or_default();
+    let key = before.rsplit('\n').next().and_then(|line| line.split_once('=')).map(|(key, _)| key.trim());
+    match key {
+        Some(key) if key != "host" => format!("{key}: {message}"),
+        _ => "host: each service begins with a line of its own, [[host]]".to_owned(),
+    }
+}
+
+/// A value, by the same rule that reads it from the command line. What is neither text nor number is as wrong as no text.
+fn read<'de, D: Deserializer<'de>, T, E: Display>(
+    deserializer: D,
+    rule: impl FnOnce(&str) -> Result<T, E>,
+) -> Result<T, D::Error> {
+    let text = match Value::deserialize(deserializer)? {
+        Value::String(text) => text,
+        Value::Integer(number) => number.to_string(),
+        _ => String::new(),
+    };
+    rule(&text).map_err(D::Error::custom)
+}
+
+fn invitation<'de, D: Deserializer<'de>>(value: D) -> Result<Option<Invitation>, D::Error> {
+    read(value, str::parse).map(Some)
+}
+
+fn address<'de, D: Deserializer<'de>>(value: D) -> Result<Option<SocketAddr>, D::Error> {
+    read(value, end_point).map(Some)
+}
+
+fn hops<'de, D: Deserializer<'de>>(value: D) -> Result<Option<u8>, D::Error> {
+    read(value, number(HOPS)).map(Some)
+}
+
+/// Nobody knows from where a node will be started.
+fn path<'de, D: Deserializer<'de>>(value: D) -> Result<Option<PathBuf>, D::Error> {
+    let absolute = |text: &str| {
+        Some(PathBuf::from(text))
+            .filter(|path| path.is_absolute())
+            .ok_or("it is a whole path, from the first /")
+    };
+    read(value, absolute).map(Some)
+}
+
+fn port<'de, D: Deserializer<'de>>(value: D) -> Result<u16, D::Error> {
+    read(value, number(1..=u16::MAX))
+}
+
+fn target<'de, D: Deserializer<'de>>(value: D) -> Result<Target, D::Error> {
+    read(value, str::parse)
+}
+
+fn label<'de, D: Deserializer<'de>>(value: D) -> Result<String, D::Error> {
+    read(value, host::label)
+}
+
+fn usual_label() -> String {
+    host::LABEL.to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+    use phantom_protocol::{
+        identity::NodeId,
+        limits::DEFAULT_HOPS,
+        network::Network,
+        wire::contact::{Contact, TlsKeys},
+    };
+
+    use super::{
+        super::{Cli, running::SOCKS},
+        *,
+    };
+
+    const EXAMPLE: &str = include_str!("../../../../examples/phantom.toml");
+
+    /// The example as it is when everything in it is wanted.
+    fn example_in_full() -> String {
+        let network = Network::public().id();
+        let contact = Contact::listed(
+            NodeId::from_bytes([1; 32]),
+            "198.51.100.7:443".parse().unwrap(),
+            TlsKeys::one([2; 32]),
+        );
+        let invitation = Invitation::new(network, &contact).unwrap().to_string();
+        let wanted =
+            |line: &str| line.strip_prefix('#').filter(|rest| !rest.starts_with(' ')).map(String::from);
+        let lines: Vec<String> =
+            EXAMPLE.lines().map(|line| wanted(line).unwrap_or(line.to_owned())).collect();
+        lines.join("\n").replace("phantom-invitation-1:...", &invitation)
+    }
+
+    #[test]
+    fn the_example_says_nothing_until_somebody_wants_it_and_then_everything() {
+        let untouched = parse(EXAMPLE).unwrap();
+        assert_eq!(format!("{untouched:?}"), format!("{:?}", Configuration::default()));
+        let Configuration { join, listen, socks, dns, state, hops, host } =
+            parse(&example_in_full()).unwrap();
+        assert!(join.is_some() && listen.is_some() && dns.is_some() && state.is_some());
+        assert_eq!((socks, hops.map(usize::from)), (Some(SOCKS), Some(DEFAULT_HOPS)), "defaults");
+        assert_eq!(host.len(), 1);
+    }
+
+    #[test]
+    fn the_example_and_the_file_have_every_option_of_up() {
+        let command = Cli::command();
+        let up = command.find_subcommand("up").unwrap();
+        let in_full = example_in_full();
+        for option in up.get_arguments().filter_map(clap::Arg::get_long) {
+            if option == "config" {
+                continue;
+            }
+            assert!(in_full.lines().any(|line| line.starts_with(&format!("{option} = "))), "{option}");
+        }
+        for key in ["port = ", "to = ", "udp = ", "as = "] {
+            assert!(in_full.lines().any(|line| line.starts_with(key)), "{key}");
+        }
+    }
+
+    fn fault(text: &str) -> String {
+        let Fault { line, what } = parse(text).unwrap_err();
+        format!("{line}: {what}")
+    }
+
+    #[test]
+    fn what_is_wrong_is_said_with_its_line_and_what_is_allowed() {
+        for (text, expected) in [
+            ("hops = 3\nsock = 1", "2: unknown key `sock`, expected one of `join`, `listen`, `socks`"),
+            ("\nhops = 9", "2: hops: it is a number from 0 to 8"),
+            ("hops = true", "1: hops: it is a number from 0 to 8"),
+            ("dns = 53", "1: dns: it looks like 127.0.0.1:9070"),
+            ("listen = \"here\"", "1: listen: it looks like"),
+            ("join = \"hello\"", "1: join: this is not an invitation"),
+            ("state = \"~/phantom\"", "1: state: it is a whole path, from the first /"),
+            ("socks = 127.0.0.1:9070", "1: invalid float"),
+            ("socks = here", "1: string values must be quoted"),
+            ("hops = 1\nhops = 2", "2: duplicate key"),
+            ("[[host]]\nto = 1", "1: missing key `port`"),
+            ("[[host]]\nport = 80\nat = 1", "3: unknown key `at`, expected one of `port`, `to`, `udp`, `as`"),
+            ("[[host]]\nport = 0", "2: port: it is a number from 1 to 65535"),
+            ("[[host]]\nport = 80\nto = \"localhost\"", "3: to: it looks like 127.0.0.1:8000"),
+            ("[[host]]\nport = 80\nudp = 1", "3: udp: invalid type: integer `1`, expected a boolean"),
+            ("[[host]]\nport = 80\nas = \"A/B\"", "3: as: a name consists of"),
+            ("host = 8000", "1: host: each service begins with a line of its own, [[host]]"),
+            ("[host]\nport = 8000", "1: host: each service begins with a line of its own, [[host]]"),
+            ("[[host]]\nport = 1\n[[host]]\nport = 1", "3: port 1 of \"default\" is published above already"),
+        ] {
+            let fault = fault(text);
+            assert!(fault.starts_with(expected), "{text:?}: {fault}");
+        }
+        assert!(fault("socks = here").ends_with("text in quotes: key = \"value\""));
+    }
+
+    #[test]
+    fn services_are_what_phantom_host_would_ask_for() {
+        let text = "[[host]]\nport = 53\nto = 8000\n[[host]]\nport = 53\nudp = true\n[[host]]\nport = 22\nas = \"shell\"";
+        let request = |port, to: &str, label: &str, udp| HostRequest {
+            port,
+            to: to.parse().unwrap(),
+            label: label.to_owned(),
+            protocol: host::protocol(udp),
+        };
+        assert_eq!(
+            parse(text).unwrap().services(),
+            [
+                request(53, "127.0.0.1:8000", "default", false),
+                request(53, "127.0.0.1:53", "default", true),
+                request(22, "127.0.0.1:22", "shell", false)
+            ]
+        );
+    }
+
+    #[test]
+    fn a_file_that_others_may_change_or_nobody_can_read_is_refused() {
+        use std::os::unix::fs::PermissionsExt;
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("phantom.toml");
+        let error = Configuration::find(Some(&file)).unwrap_err().to_string();
+        assert!(error.contains("cannot be read") && error.contains("--config"), "{error}");
+        fs::write(&file, "hops = 2").unwrap();
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o646)).unwrap();
+        let error = Configuration::find(Some(&file)).unwrap_err().to_string();
+        assert!(error.contains("chmod o-w "), "{error}");
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o644)).unwrap();
+        assert_eq!(Configuration::find(Some(&file)).unwrap().0.hops, Some(2));
+    }
+}

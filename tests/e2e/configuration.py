@@ -1,0 +1,52 @@
+"""`phantom.toml`: a node that is told everything by a file."""
+
+import re
+
+from harness import test
+from harness.children import wait_for
+from harness.phantom import AP_NAME, READY, Demo, Node, curl, free_port
+
+from .mistakes import refuses
+
+
+@test(bound=60)
+def a_wrong_file_is_refused_with_its_line_and_what_is_allowed(t):
+    file = t.folder / "phantom.toml"
+    for text, says in (
+        ("hops = 3\nsock = 1\n", r"phantom.toml, line 2: unknown key `sock`, expected one of .*`socks`"),
+        ("\n\nhops = 9\n", r"phantom.toml, line 3: hops: .*0 to 8"),
+        ('socks = "203.0.113.7:1"\n', "other machines.*--socks 127.0.0.1"),
+        ("socks = 127.0.0.1:9070\n", r"phantom.toml, line 1: .*text in quotes"),
+    ):
+        file.write_text(text)
+        refuses(t, "up", "--config", file, says=says, code=2)
+    refuses(t, "up", "--config", t.folder / "none.toml", says=r"none.toml cannot be read.*--config FILE", code=2)
+
+
+@test(bound=200)
+def a_node_at_the_usual_place_does_what_its_file_says_and_the_command_line_goes_before_it(t):
+    demo = Demo(t)
+    folder = t.folder / "public"
+    folder.mkdir()
+    (folder / "who").write_text("declared")
+    web, dns = free_port(), f"127.0.0.1:{free_port()}"
+    t.children.start("web", "python3", "-m", "http.server", web, "--bind", "127.0.0.1", "--directory", folder)
+    usual = t.folder / "host-runtime" / ".config" / "phantom"
+    usual.mkdir(parents=True)
+    usual.parent.parent.chmod(0o700)
+    (usual / "phantom.toml").write_text(
+        f'join = "{demo.invitation}"\nsocks = "127.0.0.1:1"\ndns = "{dns}"\nhops = 2\n[[host]]\nport = 80\nto = {web}\n'
+    )
+    host = Node(t, "host", "127.40.0.1")
+    status = host.status()
+    assert (status["socks"], status["dns"], status["paths"]["hops"]) == (host.socks, dns, 2), status
+    hosting = wait_for("the service to be named", lambda: re.search("^hosting .*", host.printed(), re.M), 20, host.process)
+    name = AP_NAME.search(hosting.group()).group()
+
+    def found():
+        try:
+            return curl(t, demo.socks, f"http://{name}/who", bound=20).stdout == "declared"
+        except AssertionError:
+            return False
+
+    wait_for("the declared service", found, READY, host.process)
