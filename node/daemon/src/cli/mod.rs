@@ -7,7 +7,9 @@ mod completions;
 mod configuration;
 mod demo;
 mod host;
+mod identity;
 mod man;
+mod passphrase;
 mod progress;
 mod running;
 mod say;
@@ -54,6 +56,7 @@ enum Command {
     Unhost(unhost::Args),
     Status(status::Args),
     Demo(demo::Args),
+    Identity(identity::Args),
     Completions(completions::Args),
     Man(man::Args),
 }
@@ -146,6 +149,7 @@ async fn run(command: Command) -> anyhow::Result<()> {
         Command::Unhost(args) => unhost::run(args).await,
         Command::Status(args) => status::run(args).await,
         Command::Demo(args) => demo::run(args).await,
+        Command::Identity(args) => identity::run(args).await,
         Command::Completions(args) => completions::run(&args),
         Command::Man(args) => man::run(&args),
     }
@@ -179,11 +183,28 @@ mod tests {
             ("host 0", "PORT"),
             ("host 80 --as A/B", "--as"),
             ("host 80 --to localhost", "it looks like 127.0.0.1:8000"),
+            ("identity new Shop", "a-z"),
+            ("identity fly", "fly"),
             ("no-such-command", "no-such-command"),
         ] {
             let error = Cli::try_parse_from(["phantom"].into_iter().chain(line.split(' '))).unwrap_err();
             assert_eq!(error.exit_code(), 2, "{line}");
             assert!(error.to_string().contains(word), "{line}: {error}");
+        }
+    }
+
+    #[test]
+    fn what_the_help_shows_is_understood() {
+        for line in [
+            "identity list --json",
+            "identity new shop --state /tmp/x",
+            "identity export shop",
+            "identity export shop /tmp/x --passphrase-file /tmp/y",
+            "identity import /tmp/x --as market --passphrase-file /tmp/y",
+            "identity remove shop --yes",
+        ] {
+            let parsed = Cli::try_parse_from(["phantom"].into_iter().chain(line.split(' ')));
+            assert!(parsed.is_ok(), "{line}: {}", parsed.unwrap_err());
         }
     }
 

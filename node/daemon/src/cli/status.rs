@@ -124,6 +124,7 @@ mod tests {
         for field in [
             "version",
             "node",
+            "state",
             "listen",
             "socks",
             "dns",

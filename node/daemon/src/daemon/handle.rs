@@ -57,6 +57,7 @@ impl NodeHandle for Daemon {
             version: env!("CARGO_PKG_VERSION").into(),
             node: self.id().to_string(),
             uptime_seconds: clock.moment().since(self.0.started).as_secs(),
+            state: self.config().state.clone(),
             listen: self.listening(),
             socks: None,
             dns: None,

@@ -193,9 +193,10 @@ impl Daemon {
     fn identity(&self, label: &str, key: Key) -> anyhow::Result<ApSecret> {
         let mut rng = fresh_rng()?;
         match (&self.0.store, key) {
-            (Some(store), Key::KeptOrNew) => Ok(store.identity_or_new(label, &mut rng)?),
+            (Some(store), Key::KeptOrNew) => Ok(store.identities().get_or_new(label, &mut rng)?),
             (Some(store), Key::Kept) => store
-                .identity(label)?
+                .identities()
+                .get(label)?
                 .ok_or_else(|| anyhow!("its key is gone from {}", store.folder().display())),
             (None, _) => Ok(ApSecret::generate(&mut rng)),
         }

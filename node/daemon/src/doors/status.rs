@@ -1,6 +1,6 @@
 //! How a node is: what `phantom status` shows. The JSON of it is stable: fields are added, never renamed.
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, path::PathBuf};
 
 use serde::{Deserialize, Serialize};
 
@@ -16,6 +16,8 @@ pub struct Status {
     pub node: String,
     /// Since the node was started.
     pub uptime_seconds: u64,
+    /// Its state folder, if it keeps anything.
+    pub state: Option<PathBuf>,
     /// Where other nodes reach it.
     pub listen: Option<SocketAddr>,
     /// Where the proxy port is: SOCKS5, SOCKS4a, HTTP CONNECT.

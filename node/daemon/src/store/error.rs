@@ -122,6 +122,20 @@ pub enum StoreError {
         /// The name.
         name: String,
     },
+    /// The name is in use.
+    #[error("there is an identity {name:?} already, and it was left alone: choose another name")]
+    NameTaken {
+        /// The name.
+        name: String,
+    },
+    /// No such identity.
+    #[error("there is no identity {name:?} in {folder}: `phantom identity list` shows those that are", folder = folder.display())]
+    NoIdentity {
+        /// The name.
+        name: String,
+        /// Where it was looked for.
+        folder: PathBuf,
+    },
     /// The certificate could not be made.
     #[error(transparent)]
     Tls(TlsError),

@@ -7,13 +7,16 @@
 //! ```text
 //! format             text: version of the folder, network
 //! lock               text: id of the process that has the folder
+//! identities.lock    held for a moment by whoever changes identities
 //! node.key  tls.key  tls.cert  guards  nodes  services    framed, see [`frame`]
 //! identities/NAME    AP identities that are kept, framed
 //! ```
 
 mod error;
 mod frame;
+mod identities;
 mod lock;
+pub mod sealed;
 
 use std::{
     fs::{self, DirBuilder},
@@ -23,14 +26,14 @@ use std::{
 };
 
 use phantom_protocol::{
-    identity::{ApSecret, NODE_SECRET, NodeSecret},
+    identity::{NODE_SECRET, NodeSecret},
     network::Network,
     time::UnixTime,
 };
 use rand::CryptoRng;
 use zeroize::Zeroizing;
 
-pub use self::error::StoreError;
+pub use self::{error::StoreError, identities::Identities};
 use self::{frame::Content, lock::Lock};
 use crate::link::TlsIdentity;
 
@@ -38,13 +41,13 @@ use crate::link::TlsIdentity;
 const VERSION: u32 = 1;
 const FORMAT: &str = "format";
 const LOCK: &str = "lock";
-const IDENTITIES: &str = "identities";
 
 /// The state folder of a running node; the lock goes with it.
 #[derive(Debug)]
 pub struct Store {
     folder: PathBuf,
     work: u32,
+    identities: Identities,
     _lock: Lock,
 }
 
@@ -84,8 +87,8 @@ impl Store {
         make_folder(folder)?;
         let lock = Lock::take(&folder.join(LOCK))?;
         check_format(folder, network)?;
-        make_folder(&folder.join(IDENTITIES))?;
-        Ok(Store { folder: folder.to_owned(), work: network.work, _lock: lock })
+        let identities = Identities::beside(folder)?;
+        Ok(Store { folder: folder.to_owned(), work: network.work, identities, _lock: lock })
     }
 
     /// Where it is.
@@ -127,34 +130,9 @@ impl Store {
         }
     }
 
-    /// A kept AP identity.
-    pub fn identity(&self, name: &str) -> Result<Option<ApSecret>, StoreError> {
-        let file = self.identity_file(name)?;
-        let Some(bytes) = frame::read(&file, Content::ApKey)? else { return Ok(None) };
-        Ok(Some(ApSecret::from_bytes(&*exactly::<32>(&file, &bytes)?)))
-    }
-
-    /// A kept AP identity; made when there is none.
-    pub fn identity_or_new(&self, name: &str, rng: &mut impl CryptoRng) -> Result<ApSecret, StoreError> {
-        if let Some(secret) = self.identity(name)? {
-            return Ok(secret);
-        }
-        let secret = ApSecret::generate(rng);
-        frame::write(&self.identity_file(name)?, Content::ApKey, secret.to_bytes().as_slice())?;
-        Ok(secret)
-    }
-
-    /// The names of all kept AP identities, sorted.
-    pub fn identities(&self) -> Result<Vec<String>, StoreError> {
-        let folder = self.folder.join(IDENTITIES);
-        let failed = |error| StoreError::io("read", &folder, error);
-        let mut names = Vec::new();
-        for entry in fs::read_dir(&folder).map_err(failed)? {
-            let name = entry.map_err(failed)?.file_name();
-            names.extend(name.into_string().ok().filter(|name| is_name(name)));
-        }
-        names.sort();
-        Ok(names)
+    /// The AP identities that are kept here.
+    pub fn identities(&self) -> &Identities {
+        &self.identities
     }
 
     /// What was last written with [`Self::write_notes`].
@@ -171,20 +149,6 @@ impl Store {
     pub fn notes_file(&self, notes: Notes) -> PathBuf {
         self.folder.join(notes.file().0)
     }
-
-    fn identity_file(&self, name: &str) -> Result<PathBuf, StoreError> {
-        if is_name(name) {
-            Ok(self.folder.join(IDENTITIES).join(name))
-        } else {
-            Err(StoreError::BadName { name: name.to_owned() })
-        }
-    }
-}
-
-/// Names are file names: nothing that hides, climbs or differs by case only.
-fn is_name(name: &str) -> bool {
-    let allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-' || c == '_';
-    (1..=64).contains(&name.len()) && name.chars().all(allowed)
 }
 
 fn exactly<const N: usize>(file: &Path, bytes: &[u8]) -> Result<Zeroizing<[u8; N]>, StoreError> {
@@ -225,9 +189,9 @@ fn check_format(folder: &Path, network: &Network) -> Result<(), StoreError> {
     }
 }
 
-/// What a first start leaves that was interrupted before it wrote `format`.
+/// What a first start leaves that was interrupted before it wrote `format`, or who made identities before it.
 fn is_leftover(name: &std::ffi::OsStr) -> bool {
-    name == LOCK || name.to_string_lossy().ends_with(frame::UNFINISHED)
+    name == LOCK || identities::is_part(name) || name.to_string_lossy().ends_with(frame::UNFINISHED)
 }
 
 fn other_format(folder: &Path, found: &str) -> StoreError {

@@ -35,7 +35,7 @@ fn keys_and_notes_come_back() {
     let store = Store::open(&folder, &network(1)).unwrap();
     let node = store.node_secret(&mut rng()).unwrap().id();
     let tls = store.tls_identity(NOW).unwrap().key_hash();
-    let shop = store.identity_or_new("shop", &mut rng()).unwrap().public();
+    let shop = store.identities().get_or_new("shop", &mut rng()).unwrap().public();
     assert_eq!(store.read_notes(Notes::Building).unwrap(), None);
     store.write_notes(Notes::Building, b"four guards").unwrap();
     drop(store);
@@ -44,9 +44,9 @@ fn keys_and_notes_come_back() {
     let mut other = ChaCha20Rng::from_seed([8; 32]);
     assert_eq!(store.node_secret(&mut other).unwrap().id(), node);
     assert_eq!(store.tls_identity(NOW).unwrap().key_hash(), tls);
-    assert_eq!(store.identity("shop").unwrap().unwrap().public().as_bytes(), shop.as_bytes());
-    assert!(store.identity("blog").unwrap().is_none());
-    assert_eq!(store.identities().unwrap(), ["shop"]);
+    assert_eq!(store.identities().get("shop").unwrap().unwrap().public().as_bytes(), shop.as_bytes());
+    assert!(store.identities().get("blog").unwrap().is_none());
+    assert_eq!(store.identities().names().unwrap(), ["shop"]);
     assert_eq!(store.read_notes(Notes::Building).unwrap().unwrap().as_slice(), b"four guards");
 }
 
@@ -56,7 +56,7 @@ fn nobody_else_can_read_what_is_written() {
     let store = Store::open(&folder, &network(1)).unwrap();
     store.node_secret(&mut rng()).unwrap();
     store.tls_identity(NOW).unwrap();
-    store.identity_or_new("shop", &mut rng()).unwrap();
+    store.identities().get_or_new("shop", &mut rng()).unwrap();
     assert_eq!(mode(&folder), 0o700);
     assert_eq!(mode(&folder.join("identities")), 0o700);
     for file in ["format", "lock", "node.key", "tls.key", "tls.cert", "identities/shop"] {
@@ -112,7 +112,7 @@ fn a_damaged_file_is_reported_and_left_alone() {
 fn no_file_is_taken_for_another() {
     let (_temp, folder) = place();
     let store = Store::open(&folder, &network(1)).unwrap();
-    store.identity_or_new("shop", &mut rng()).unwrap();
+    store.identities().get_or_new("shop", &mut rng()).unwrap();
     fs::copy(folder.join("identities/shop"), folder.join("node.key")).unwrap();
     assert!(matches!(store.node_secret(&mut rng()), Err(StoreError::Damaged { .. })));
 }
@@ -189,7 +189,10 @@ fn names_of_identities_are_harmless_file_names() {
     let (_temp, folder) = place();
     let store = Store::open(&folder, &network(1)).unwrap();
     for bad in ["", ".", "..", "a/b", "A", "a.new", "ä", &"a".repeat(65)] {
-        assert!(matches!(store.identity_or_new(bad, &mut rng()), Err(StoreError::BadName { .. })), "{bad}");
+        assert!(
+            matches!(store.identities().get_or_new(bad, &mut rng()), Err(StoreError::BadName { .. })),
+            "{bad}"
+        );
     }
-    store.identity_or_new("my-shop_2", &mut rng()).unwrap();
+    store.identities().get_or_new("my-shop_2", &mut rng()).unwrap();
 }
