@@ -73,16 +73,23 @@ def a_name_resolved_by_dns_leads_where_its_address_does(t):
 def lookup(end, name, kind):
     """Asks one question by UDP; the response code, and the data of each answer."""
     host, port = end.rsplit(":", 1)
-    labels = b"".join(bytes([len(label)]) + label.encode() for label in name.split("."))
-    question = labels + b"\x00" + struct.pack(">HH", kind, 1)
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asking:
         asking.settimeout(20)
         asking.connect((host, int(port)))
-        asking.send(struct.pack(">HHHHHH", 7, 0x0100, 1, 0, 0, 0) + question)
-        response = asking.recv(4096)
+        asking.send(question(name, kind))
+        return answers_of(asking.recv(4096), name, kind)
+
+
+def question(name, kind):
+    labels = b"".join(bytes([len(label)]) + label.encode() for label in name.split("."))
+    return struct.pack(">HHHHHH", 7, 0x0100, 1, 0, 0, 0) + labels + b"\x00" + struct.pack(">HH", kind, 1)
+
+
+def answers_of(response, name, kind=AAAA):
+    """The response code, and the data of each answer of this kind."""
     number, flags, _, answers, _, _ = struct.unpack(">HHHHHH", response[:12])
     assert number == 7 and flags & 0x8000, response
-    at, found = 12 + len(question), []
+    at, found = len(question(name, kind)), []
     for _ in range(answers):
         while response[at] and response[at] < 0xC0:
             at += 1 + response[at]

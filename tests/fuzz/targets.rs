@@ -22,6 +22,7 @@ use phantom_protocol::{
         cell::{BODY, Body, CELL, Cell, Command, PathId},
         contact::{Contact, TlsKeys},
         control::{ControlMessage, Published, Reassembler, Round},
+        flow::{Assembly, LARGEST, Part, cut},
         hello::{Binding, Role},
         invitation::Invitation,
         opener::{self, Answer, Opener},
@@ -54,6 +55,7 @@ pub const TARGETS: &[Target] = &[
     Target { name: "goodie_box", seeds: box_seeds, run: goodie_box },
     Target { name: "opener", seeds: opener_seeds, run: opener_body },
     Target { name: "sealed_datagram", seeds: datagram_seeds, run: sealed_datagram },
+    Target { name: "udp_flow", seeds: flow_seeds, run: udp_flow },
     Target { name: "tls_records", seeds: tls_seeds, run: tls_records },
     Target { name: "builds_state", seeds: || vec![vec![0; 64]], run: builds_state },
 ];
@@ -304,6 +306,37 @@ fn sealed_datagram(bytes: &[u8]) {
     assert_eq!(out, [1, 2, 3], "leftovers of what did not open");
     if secret.open(Speaker::Client, bytes, &mut out).is_some() {
         assert_eq!(out, *b"\x01\x02\x03hello", "a forgery");
+    }
+}
+
+/// A row of `length 2 | what a QUIC datagram holds`.
+fn flow_seeds() -> Vec<Vec<u8>> {
+    let row = |data: &[u8], room| {
+        let parts = cut(3, 9, data, room).expect("not too many").map(|part| part.encode());
+        parts.flat_map(|part| [&(part.len() as u16).to_be_bytes()[..], &part].concat()).collect::<Vec<u8>>()
+    };
+    vec![
+        row(b"", 100),
+        row(&[1; 50], 100),
+        row(&[2; 120], 28),
+        [row(&[3; 40], 28), row(&[4; 40], 28)].concat(),
+    ]
+}
+
+fn udp_flow(bytes: &[u8]) {
+    let (mut assembly, mut rest, mut came) = (Assembly::default(), bytes, 0);
+    while let Some(([high, low], behind)) = rest.split_first_chunk() {
+        let length = usize::from(u16::from_be_bytes([*high, *low])).min(behind.len());
+        let (bytes, behind) = behind.split_at(length);
+        rest = behind;
+        let Ok(part) = Part::decode(bytes) else { continue };
+        assert_eq!(part.encode(), bytes);
+        came += part.data.len();
+        if let Some(whole) = assembly.push(&part) {
+            assert!(whole.len() <= LARGEST.min(came), "more than came");
+            assert!(whole.ends_with(part.data), "what completes it is its end");
+            came = 0;
+        }
     }
 }
 

@@ -1,0 +1,118 @@
+"""UDP through the network: programs as they are at both ends."""
+
+import socket
+import struct
+
+from harness import Skip, test
+from harness.phantom import READY, Demo, Node, free_port
+
+from .doors import AAAA, NO_ERROR, answers_of, question
+
+# Sends the datagram of each line, `PORT BYTES`, by PySocks and prints the answer; bytes are in hex. `again` is a new socket.
+TALK = """
+import socket, sys
+import socks
+def new():
+    s = socks.socksocket(socket.AF_INET, socket.SOCK_DGRAM)
+    s.set_proxy(socks.SOCKS5, sys.argv[1], int(sys.argv[2]), rdns=True, username=sys.argv[4], password="x")
+    s.settimeout(3)
+    return s
+s = new()
+for line in sys.argv[5:]:
+    if line == "again":
+        s = new()
+        continue
+    port, data = line.split()
+    to, data = (sys.argv[3], int(port)), bytes.fromhex(data)
+    for attempt in range(20):
+        s.sendto(data, to)
+        try:
+            answer, end = s.recvfrom(70000)
+            break
+        except TimeoutError:
+            continue
+    assert end == (to[0].encode(), to[1]), (end, to)
+    print(answer.hex(), flush=True)
+"""
+
+
+@test(bound=300)
+def datagrams_reach_unchanged_programs_and_find_back(t):
+    demo = Demo(t)
+    host = Node(t, "host", "127.40.0.1", join=demo.invitation)
+    echo = udp_port()
+    t.children.start("echo", "socat", "-b", 65536, f"UDP4-LISTEN:{echo},bind=127.0.0.1,fork", "PIPE")
+    whence = udp_port()
+    t.children.start("whence", "socat", f"UDP4-RECVFROM:{whence},bind=127.0.0.1,fork", "SYSTEM:echo $SOCAT_PEERPORT")
+    name = host.host(7, "--udp", "--to", echo)
+    assert host.host(9, "--udp", "--to", whence) == name
+    assert [(s["port"], s["protocol"]) for s in host.status()["services"]] == [(7, "udp"), (9, "udp")]
+
+    small, large = b"hello".hex(), bytes(range(256)).hex() * 31  # the large one takes seven cells
+    said = talk(t, demo, name, "one", f"7 {small}", f"7 {large}", f"9 {small}", f"9 {small}", "again", f"9 {small}")
+    assert said[:2] == [small, large], said
+    ports = [int(bytes.fromhex(line)) for line in said[2:]]
+    assert ports[0] == ports[1] != ports[2], f"a socket for each conversation: {ports}"
+
+
+@test(bound=300)
+def a_name_server_is_asked_through_the_network(t):
+    demo = Demo(t)
+    dns = f"127.0.0.1:{udp_port()}"
+    host = Node(t, "host", "127.40.0.1", join=demo.invitation, options=["--dns", dns])
+    name = host.host(53, "--udp", "--to", dns)
+    asked = demo.site.split(":")[0]
+    answer = bytes.fromhex(talk(t, demo, name, "one", f"53 {question(asked, AAAA).hex()}")[0])
+    code, answers = answers_of(answer, asked)
+    assert code == NO_ERROR and len(answers) == 1 and answers[0][0] == 0xFC, answers
+
+
+@test(bound=200)
+def datagrams_that_lead_nowhere_leave_nothing_and_hold_nobody_up(t):
+    demo = Demo(t)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as outside:
+        outside.bind(("127.0.0.1", 0))
+        outside.settimeout(2)
+        host, port = demo.socks.split(":")
+        with socket.create_connection((host, int(port))) as control:
+            control.sendall(b"\x05\x01\x00" + b"\x05\x03\x00\x01" + bytes(6))
+            reply = read_exactly(control, 12)
+            assert reply[2:6] == b"\x05\x00\x00\x01", reply
+            relay = (socket.inet_ntoa(reply[6:10]), *struct.unpack(">H", reply[10:]))
+            place = b"\x01" + socket.inet_aton("127.0.0.1") + struct.pack(">H", outside.getsockname()[1])
+            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as program:
+                for _ in range(100):
+                    program.sendto(bytes(3) + place + b"leak", relay)
+            assert "<html" in demo.get("/")
+        try:
+            raise AssertionError(f"left the network: {outside.recv(100)}")
+        except TimeoutError:
+            pass
+
+
+def talk(t, demo, name, group, *lines):
+    """What PySocks hears, line by line."""
+    python = next((it for it in ("python3", "/usr/bin/python3") if has_pysocks(t, it)), None)
+    if not python:
+        raise Skip("PySocks is not installed")
+    host, port = demo.socks.split(":")
+    return t.children.run(python, "-c", TALK, host, port, name, group, *lines, bound=READY).stdout.split()
+
+
+def has_pysocks(t, python):
+    return t.children.run(python, "-c", "import socks", check=False).returncode == 0
+
+
+def udp_port():
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def read_exactly(stream, count):
+    data = b""
+    while len(data) < count:
+        more = stream.recv(count - len(data))
+        assert more, data
+        data += more
+    return data
