@@ -96,13 +96,13 @@ def size(file):
 
 def choose(draw, client, service, relays, with_guards):
     """A random relay among those that carry the download, if there is one, and whether it is next to an owner."""
-    by_pid = {node.process.pid: node for node in [client, service, *relays]}
+    by_address = {node.address: node for node in [client, service, *relays]}
 
     def carriers():
-        before = links.between_processes(by_pid.keys())
+        before = links.between_addresses(by_address.keys())
         time.sleep(0.5)
-        grown = links.growth(before, links.between_processes(by_pid.keys()))
-        pairs = [(by_pid[a], by_pid[b]) for (a, b), count in grown.items() if count > MOVED]
+        grown = links.growth(before, links.between_addresses(by_address.keys()))
+        pairs = [(by_address[a], by_address[b]) for (a, b), count in grown.items() if count > MOVED]
         return pairs if {client, service} <= {node for pair in pairs for node in pair} else None
 
     pairs = wait_for("the relays of the path to show", carriers, 20, client.process)

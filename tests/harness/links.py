@@ -4,41 +4,27 @@ import re
 import subprocess
 
 FIELD = re.compile(r"\bbytes_(sent|received):(\d+)")
-OWNER = re.compile(r"pid=(\d+)")
 
 
 def connections():
-    """Every established connection between loopback addresses: (local, peer, pid, bytes sent, bytes received)."""
-    command = ["ss", "--tcp", "--info", "--processes", "--numeric", "--no-header", "--oneline", "state", "established"]
+    """Every established connection between loopback addresses: (local, peer, bytes sent, bytes received)."""
+    command = ["ss", "--tcp", "--info", "--numeric", "--no-header", "--oneline", "state", "established"]
     for line in subprocess.check_output(command, text=True).splitlines():
         fields = line.split()
         ends = [field for field in fields[:5] if re.fullmatch(r"\d+\.\d+\.\d+\.\d+:\d+", field)]
         if len(ends) == 2:
             count = {kind: int(value) for kind, value in FIELD.findall(line)}
-            owner = OWNER.search(line)
-            yield (*ends, int(owner.group(1)) if owner else None, count.get("sent", 0), count.get("received", 0))
+            yield (*ends, count.get("sent", 0), count.get("received", 0))
 
 
 def between_addresses(addresses):
     """Bytes carried, both directions, between each two of these IP addresses."""
     total = {}
-    for local, peer, _, sent, received in connections():
+    for local, peer, sent, received in connections():
         a, b = local.rsplit(":", 1)[0], peer.rsplit(":", 1)[0]
         # Each connection shows twice, once from each end: the smaller address speaks for both.
         if a < b and a in addresses and b in addresses:
             total[a, b] = total.get((a, b), 0) + sent + received
-    return total
-
-
-def between_processes(pids):
-    """Bytes carried, both directions, between each two of these processes."""
-    seen = list(connections())
-    owner = {(local, peer): pid for local, peer, pid, _, _ in seen}
-    total = {}
-    for local, peer, pid, sent, received in seen:
-        other = owner.get((peer, local))
-        if pid in pids and other in pids and pid < other:
-            total[pid, other] = total.get((pid, other), 0) + sent + received
     return total
 
 

@@ -41,6 +41,8 @@ pub(super) struct Configuration {
     pub(super) state: Option<PathBuf>,
     #[serde(deserialize_with = "hops")]
     pub(super) hops: Option<u8>,
+    #[serde(deserialize_with = "path")]
+    pub(super) ready_file: Option<PathBuf>,
     host: Vec<Spanned<Service>>,
 }
 
@@ -272,9 +274,11 @@ mod tests {
     fn the_example_says_nothing_until_somebody_wants_it_and_then_everything() {
         let untouched = parse(EXAMPLE).unwrap();
         assert_eq!(format!("{untouched:?}"), format!("{:?}", Configuration::default()));
-        let Configuration { join, listen, socks, dns, state, hops, host } =
+        let Configuration { join, listen, socks, dns, state, hops, ready_file, host } =
             parse(&example_in_full()).unwrap();
-        assert!(join.is_some() && listen.is_some() && dns.is_some() && state.is_some());
+        assert!(
+            join.is_some() && listen.is_some() && dns.is_some() && state.is_some() && ready_file.is_some()
+        );
         assert_eq!((socks, hops.map(usize::from)), (Some(SOCKS), Some(DEFAULT_HOPS)), "defaults");
         assert_eq!(host.len(), 1);
     }

@@ -8,7 +8,8 @@ use serde::Serialize;
 use super::{
     HOPS, Usage, end_point, number,
     progress::Progress,
-    running::{SOCKS, asked_to_end, end, open, raise_limits},
+    ready_file::ReadyFile,
+    running::{Asked, SOCKS, end, open, raise_limits},
 };
 use crate::{
     demo::{Demo, fewest_nodes},
@@ -61,14 +62,12 @@ pub(super) async fn run(args: Args) -> anyhow::Result<()> {
     }
     raise_limits();
     let socks = bind_socks(args.socks).await?;
-    // It may be left over from another run, and somebody may be waiting for a new one.
-    if let Some(file) = &args.ready_file {
-        ready_file::remove(file)?;
-    }
+    let ready_file = ReadyFile::at(args.ready_file.as_deref())?;
+    let mut asked = Asked::new()?;
     let mut progress = Progress::new();
     let started = tokio::select! {
         demo = Demo::start(nodes, hops, |what| progress.say(what)) => demo?,
-        ended = asked_to_end() => return Ok(ended?),
+        () = asked.until_end() => return Ok(()),
     };
     drop(progress);
     let sockets = bind_sockets(&demo_places()).await.unwrap_or_else(|error| {
@@ -85,25 +84,13 @@ pub(super) async fn run(args: Args) -> anyhow::Result<()> {
     let address = socks.local_addr()?;
     let doors = open(&started.client, Doors { socks: Some(socks), dns: None, sockets });
     print(&started, address, hops).await;
-    if let Some(file) = &args.ready_file {
-        let (site, invitation) = (started.url.as_str(), started.invitation.as_str());
-        let ready = Ready {
-            socks: address,
-            site,
-            pid: std::process::id(),
-            hops,
-            invitation,
-            nodes: &started.addresses,
-        };
-        ready_file::write(file, &ready)?;
-    }
-    let result = asked_to_end().await;
+    let (site, invitation) = (started.url.as_str(), started.invitation.as_str());
+    let pid = std::process::id();
+    ready_file.write(&Ready { socks: address, site, pid, hops, invitation, nodes: &started.addresses })?;
+    asked.until_end().await;
     doors.abort();
-    end(&started.nodes).await;
-    if let Some(file) = &args.ready_file {
-        ready_file::remove(file)?;
-    }
-    Ok(result?)
+    end(&started.nodes, &mut asked).await;
+    ready_file.remove()
 }
 
 async fn print(demo: &Demo, socks: SocketAddr, hops: usize) {
@@ -124,31 +111,4 @@ async fn print(demo: &Demo, socks: SocketAddr, hops: usize) {
     println!("\nAnother node joins with:\n");
     println!("    phantom up --socks {other} --join {}\n", demo.invitation);
     println!("Ctrl-C ends everything.");
-}
-
-mod ready_file {
-    use std::{fs, io::ErrorKind, path::Path};
-
-    use anyhow::Context;
-    use serde::Serialize;
-
-    /// Whoever finds the file finds it whole.
-    pub(super) fn write(file: &Path, content: &impl Serialize) -> anyhow::Result<()> {
-        let mut unfinished = file.as_os_str().to_owned();
-        unfinished.push(".unfinished");
-        let mut text = serde_json::to_vec_pretty(content)?;
-        text.push(b'\n');
-        fs::write(&unfinished, text)
-            .and_then(|()| fs::rename(&unfinished, file))
-            .with_context(|| format!("The ready file {} cannot be written", file.display()))
-    }
-
-    pub(super) fn remove(file: &Path) -> anyhow::Result<()> {
-        match fs::remove_file(file) {
-            Err(error) if error.kind() != ErrorKind::NotFound => {
-                Err(error).with_context(|| format!("The ready file {} cannot be replaced", file.display()))
-            }
-            _ => Ok(()),
-        }
-    }
 }

@@ -12,7 +12,7 @@ use nix::sys::termios::{LocalFlags, SetArg, Termios, tcgetattr, tcsetattr};
 use tokio::task::spawn_blocking;
 use zeroize::Zeroizing;
 
-use super::{Usage, running::asked_to_end};
+use super::{Usage, running::Asked};
 
 /// No passphrase is longer, in bytes.
 const LONGEST: usize = 1024;
@@ -90,9 +90,10 @@ async fn from_terminal(prompt: &str) -> anyhow::Result<Passphrase> {
         line.truncate(length);
         Ok::<_, std::io::Error>(line)
     });
+    let mut asked = Asked::new()?;
     tokio::select! {
         line = reading => first_line(line??),
-        ended = asked_to_end() => { ended?; bail!("Nothing was done.") }
+        () = asked.until_end() => bail!("Nothing was done."),
     }
 }
 

@@ -1,13 +1,16 @@
 //! A started node with its doors, and its end.
 
 use std::{
+    io,
     net::{IpAddr, Ipv4Addr, SocketAddr},
     sync::Arc,
     time::Duration,
 };
 
-use tokio::signal::unix::{SignalKind, signal};
-use tokio::task::JoinHandle;
+use tokio::{
+    signal::unix::{Signal, SignalKind, signal},
+    task::JoinHandle,
+};
 
 use crate::{
     daemon::Daemon,
@@ -24,22 +27,44 @@ pub(super) fn open(daemon: &Daemon, doors: Doors) -> JoinHandle<()> {
     tokio::spawn(doors.serve(Arc::new(RunningNode::new(daemon.clone(), socks, dns))))
 }
 
-/// Waits for Ctrl-C or a polite kill.
-pub(super) async fn asked_to_end() -> std::io::Result<()> {
-    let mut terminate = signal(SignalKind::terminate())?;
-    tokio::select! {
-        result = tokio::signal::ctrl_c() => result,
-        _ = terminate.recv() => Ok(()),
+/// Ctrl-C, or a polite kill. While it lives, neither ends the process by itself.
+pub(super) struct Asked {
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+impl Asked {
+    pub(super) fn new() -> io::Result<Asked> {
+        Ok(Asked { interrupt: signal(SignalKind::interrupt())?, terminate: signal(SignalKind::terminate())? })
+    }
+
+    /// Waits for either.
+    pub(super) async fn until_end(&mut self) {
+        tokio::select! {
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
+        }
     }
 }
 
 /// Ends nodes in order, but not against a second Ctrl-C.
-pub(super) async fn end(nodes: &[Daemon]) {
+pub(super) async fn end(nodes: &[Daemon], asked: &mut Asked) {
     let all = futures_util::future::join_all(nodes.iter().map(Daemon::stop));
     tokio::select! {
         _ = tokio::time::timeout(Duration::from_secs(5), all) => {}
-        _ = asked_to_end() => {}
+        () = asked.until_end() => {}
     }
+}
+
+/// A crash leaves no copy of the node's keys on the disk, and other programs of the same user cannot look into the process.
+/// The limit alone would not hold where crashes are piped to a collector.
+pub(super) fn keep_memory_private() -> io::Result<()> {
+    use nix::sys::{
+        prctl::set_dumpable,
+        resource::{Resource, setrlimit},
+    };
+    setrlimit(Resource::RLIMIT_CORE, 0, 0)?;
+    Ok(set_dumpable(false)?)
 }
 
 /// A node holds a socket for each link and each program: as many as the system lets us have.
@@ -47,5 +72,20 @@ pub(super) fn raise_limits() {
     use nix::sys::resource::{Resource, getrlimit, setrlimit};
     if let Ok((_, most)) = getrlimit(Resource::RLIMIT_NOFILE) {
         let _ = setrlimit(Resource::RLIMIT_NOFILE, most, most);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use nix::sys::{
+        prctl::get_dumpable,
+        resource::{Resource, getrlimit},
+    };
+
+    #[test]
+    fn a_crash_leaves_no_copy_of_the_memory() {
+        super::keep_memory_private().unwrap();
+        assert_eq!(getrlimit(Resource::RLIMIT_CORE).unwrap(), (0, 0));
+        assert!(!get_dumpable().unwrap());
     }
 }

@@ -3,18 +3,21 @@
 use std::{
     convert::Infallible,
     net::{IpAddr, Ipv4Addr, SocketAddr},
-    path::PathBuf,
+    path::{Path, PathBuf},
     time::{Duration, Instant},
 };
 
 use anyhow::Context;
 use phantom_protocol::{limits::DEFAULT_HOPS, network::Network, wire::invitation::Invitation};
+use serde::Serialize;
 
 use super::{
     HOPS, Usage,
     configuration::Configuration,
     end_point, number,
-    running::{SOCKS, asked_to_end, end, open, raise_limits},
+    ready_file::ReadyFile,
+    running::{Asked, SOCKS, end, keep_memory_private, open, raise_limits},
+    service_manager::ServiceManager,
 };
 use crate::{
     daemon::{Config, Daemon},
@@ -63,6 +66,9 @@ pub(super) struct Args {
     /// Relays of each path, 0 to 8; two paths meet in a connection [default: 3]
     #[arg(long, value_name = "K", value_parser = number(HOPS))]
     hops: Option<u8>,
+    /// A file that is there while programs can come in: JSON with node, socks, dns, listen, state, pid, invitation
+    #[arg(long, value_name = "FILE")]
+    ready_file: Option<PathBuf>,
     /// A file with these options, and services [default: ~/.config/phantom/phantom.toml, if it is there]
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
@@ -78,15 +84,30 @@ impl Args {
             dns: self.dns.or(file.dns),
             state: self.state.or_else(|| file.state.clone()),
             hops: self.hops.or(file.hops),
+            ready_file: self.ready_file.or_else(|| file.ready_file.clone()),
             config: self.config,
         }
     }
 }
 
+#[derive(Serialize)]
+struct Ready<'a> {
+    node: String,
+    socks: SocketAddr,
+    dns: Option<SocketAddr>,
+    listen: Option<SocketAddr>,
+    state: &'a Path,
+    pid: u32,
+    invitation: Option<String>,
+}
+
 pub(super) async fn run(args: Args) -> anyhow::Result<()> {
     raise_limits();
+    keep_memory_private().context("This process cannot be kept from leaving its keys in a core dump")?;
+    let manager = ServiceManager::of_environment();
     let (file, found_at) = Configuration::find(args.config.as_deref())?;
     let args = args.with(&file);
+    let ready_file = ReadyFile::at(args.ready_file.as_deref())?;
     let socks = bind_socks(args.socks.unwrap_or(SOCKS)).await?;
     let dns = match args.dns {
         Some(address) => Some(DnsPort::bind(address).await?),
@@ -99,7 +120,8 @@ pub(super) async fn run(args: Args) -> anyhow::Result<()> {
     let daemon = Daemon::start(config(&args, state.clone())?).await?;
     let sockets = bind_sockets(&node_places(&state)).await?;
     let alone = args.join.is_none();
-    greet(&daemon, socks.local_addr()?, dns.as_ref().map(DnsPort::address).transpose()?);
+    let (socks_at, dns_at) = (socks.local_addr()?, dns.as_ref().map(DnsPort::address).transpose()?);
+    greet(&daemon, socks_at, dns_at);
     println!("state     {}", state.display());
     if let Some(file) = found_at {
         println!("config    {}", file.display());
@@ -112,14 +134,26 @@ pub(super) async fn run(args: Args) -> anyhow::Result<()> {
         println!("hosting   {hosted}");
     }
     invite(&daemon, alone);
+    let mut asked = Asked::new()?;
     let doors = open(&daemon, Doors { socks: Some(socks), dns, sockets });
+    ready_file.write(&Ready {
+        node: daemon.id().to_string(),
+        socks: socks_at,
+        dns: dns_at,
+        listen: daemon.listening(),
+        state: &state,
+        pid: std::process::id(),
+        invitation: daemon.invitation().map(|invitation| invitation.to_string()),
+    })?;
+    manager.ready();
     tokio::select! {
-        result = asked_to_end() => result?,
+        () = asked.until_end() => {}
         never = tell_news(&daemon, alone) => match never {},
     }
+    manager.stopping();
     doors.abort();
-    end(std::slice::from_ref(&daemon)).await;
-    Ok(())
+    end(std::slice::from_ref(&daemon), &mut asked).await;
+    ready_file.remove()
 }
 
 fn config(args: &Args, state: PathBuf) -> anyhow::Result<Config> {

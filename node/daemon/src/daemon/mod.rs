@@ -17,6 +17,7 @@ use std::{
 };
 
 use anyhow::{Context, bail};
+use futures_util::future::join_all;
 use phantom_protocol::{
     identity::{ApPublic, NodeId, NodeSecret},
     limits::{DEFAULT_HOPS, MAX_HOPS, POOL},
@@ -226,9 +227,11 @@ impl Daemon {
         self.0.switch.closed_by_gap_rule()
     }
 
-    /// Ends sessions, links and the node. Handles that are left over get errors.
+    /// Ends sessions, whose other ends are told; then the node and its links. Handles that are left over get errors.
     pub async fn stop(&self) {
-        lock(&self.0.hosting.online).clear();
+        let hosted = std::mem::take(&mut *lock(&self.0.hosting.online));
+        let services = join_all(hosted.values().map(|identity| identity.service.end()));
+        tokio::join!(services, self.0.sessions.end());
         let driver = lock(&self.0.driver).take();
         if let Some(driver) = driver {
             let _ = self.0.commands.send(Command::Stop);

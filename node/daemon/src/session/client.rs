@@ -11,6 +11,7 @@ use std::{
     time::Duration,
 };
 
+use futures_util::future::join_all;
 use phantom_protocol::identity::{ApPublic, ApSecret};
 use quinn::{ClientConfig, Connection, ConnectionError, Endpoint, TokioRuntime, VarInt};
 use rand::{rand_core::UnwrapErr, rngs::SysRng};
@@ -27,7 +28,7 @@ use super::{
     socket_client::{ClientSocket, PEER, Shared},
     stream::{SessionStream, Streams},
     tls,
-    transport::{endpoint, transport},
+    transport::{FAREWELL, endpoint, transport},
     watch::{OPENING, Watch},
 };
 
@@ -75,6 +76,16 @@ enum Attempt {
     Refused(Instant, Refusal),
 }
 
+impl Slot {
+    /// Closes the session, if there is one; its peer has yet to learn of it.
+    fn close(&self) -> Option<Endpoint> {
+        let attempt = self.session.try_lock().ok()?;
+        let Attempt::Session(session) = &*attempt else { return None };
+        session.connection.close(VarInt::from_u32(0), b"");
+        Some(session.endpoint.clone())
+    }
+}
+
 /// Forgets a slot whose session was not made, also when the program that waited for it has gone.
 struct ForgetSlot<'a> {
     pool: &'a Pool,
@@ -95,6 +106,7 @@ impl Drop for ForgetSlot<'_> {
 #[derive(Clone)]
 struct Session {
     connection: Connection,
+    endpoint: Endpoint,
     streams: Streams,
     flows: Flows,
 }
@@ -150,13 +162,14 @@ impl SessionPool {
             let keys: Vec<_> = slots.keys().filter(|key| key.group == *group).cloned().collect();
             keys.iter().filter_map(|key| slots.remove(key)).collect()
         };
-        for slot in ended {
-            if let Ok(attempt) = slot.session.try_lock()
-                && let Attempt::Session(session) = &*attempt
-            {
-                session.connection.close(VarInt::from_u32(0), b"");
-            }
-        }
+        ended.iter().for_each(|slot| drop(slot.close()));
+    }
+
+    /// Ends all sessions; returns when their peers know, or could not be told in time.
+    pub async fn end(&self) {
+        let ended = std::mem::take(&mut *self.0.slots());
+        let endpoints: Vec<Endpoint> = ended.values().filter_map(|slot| slot.close()).collect();
+        let _told_or_not = timeout(FAREWELL, join_all(endpoints.iter().map(Endpoint::wait_idle))).await;
     }
 
     async fn connect_once(
@@ -334,8 +347,12 @@ impl Pool {
 
     fn start(self: &Arc<Self>, watch: Watch, key: &Key, slot: &Slot) -> Session {
         let (connection, flows) = (watch.connection.clone(), Flows::default());
-        let session =
-            Session { connection: connection.clone(), streams: watch.streams.clone(), flows: flows.clone() };
+        let session = Session {
+            connection: connection.clone(),
+            endpoint: watch.endpoint.clone(),
+            streams: watch.streams.clone(),
+            flows: flows.clone(),
+        };
         tokio::spawn(async move {
             while let Ok(datagram) = connection.read_datagram().await {
                 flows.take(&datagram);

@@ -31,7 +31,7 @@ use super::{
     socket_service::{ServiceSocket, tunnel_of},
     stream::{SessionStream, splice},
     tls,
-    transport::{endpoint, transport},
+    transport::{FAREWELL, endpoint, transport},
     tunnel::Tunnel,
 };
 
@@ -47,8 +47,6 @@ const HANDSHAKE: Duration = Duration::from_secs(20);
 const REQUEST: Duration = Duration::from_secs(10);
 /// A local target answers within this.
 const DIAL: Duration = Duration::from_secs(10);
-/// A service that ends waits no longer until its clients know.
-const FAREWELL: Duration = Duration::from_secs(1);
 /// How often tunnels are looked through while something is open.
 const LOOK: Duration = Duration::from_millis(100);
 /// A tunnel that no session uses any more is kept so long: a migration may go back.
@@ -117,6 +115,12 @@ impl Service {
     /// Takes a tunnel that has come in for this identity.
     pub fn accept_tunnel(&self, tunnel: Tunnel) {
         self.socket.add(tunnel);
+    }
+
+    /// Ends all sessions; returns when the clients know, or could not be told in time.
+    pub async fn end(&self) {
+        self.endpoint.close(VarInt::from_u32(0), b"");
+        let _told_or_not = timeout(FAREWELL, self.endpoint.wait_idle()).await;
     }
 
     /// Tunnels that are open.

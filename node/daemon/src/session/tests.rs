@@ -492,6 +492,18 @@ async fn a_service_that_ends_tells_its_clients() {
 }
 
 #[tokio::test]
+async fn clients_that_end_have_told_their_service() {
+    let world = World::new(target(echo).await);
+    let mut stream = world.connect(PORT).await.unwrap();
+    ping(&mut stream).await;
+    assert_eq!(world.service().sessions(), 1);
+    within(2, world.pool.end()).await;
+    assert_eq!(world.pool.sessions(), 0);
+    // Without a word it would have stayed for as long as an idle session may.
+    wait_until(|| world.service().sessions() == 0).await;
+}
+
+#[tokio::test]
 async fn a_session_waits_for_a_net_that_is_down() {
     let world = World::new(target(echo).await);
     let mut stream = world.connect(PORT).await.unwrap();

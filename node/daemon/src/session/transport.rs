@@ -22,6 +22,8 @@ use super::{bindings::CID, congestion::CongestionConfig};
 pub(super) const IDLE: Duration = Duration::from_secs(120);
 /// A client with open streams that heard nothing for this long asks whether its tunnel still lives.
 pub(super) const KEEP_ALIVE: Duration = Duration::from_secs(5);
+/// A side that ends waits no longer until the other one knows.
+pub(super) const FAREWELL: Duration = Duration::from_secs(1);
 /// Streams that a client may have open in one session.
 const STREAMS: u32 = 1_024;
 /// Bytes of one stream, and of a session, that a slow reader makes its own node hold.

@@ -1,0 +1,71 @@
+//! The file of `--ready-file`: there while everything stands, for scripts that wait for that.
+
+use std::{
+    fs,
+    io::ErrorKind,
+    path::{Path, PathBuf},
+};
+
+use anyhow::Context;
+use serde::Serialize;
+
+/// A place that nobody may have asked for.
+#[derive(Debug)]
+pub(super) struct ReadyFile(Option<PathBuf>);
+
+impl ReadyFile {
+    /// Removes what another run has left: somebody may be waiting for a new one.
+    pub(super) fn at(place: Option<&Path>) -> anyhow::Result<ReadyFile> {
+        let file = ReadyFile(place.map(Path::to_owned));
+        file.remove()?;
+        Ok(file)
+    }
+
+    /// Whoever finds the file finds it whole.
+    pub(super) fn write(&self, content: &impl Serialize) -> anyhow::Result<()> {
+        let Some(file) = &self.0 else { return Ok(()) };
+        let mut unfinished = file.as_os_str().to_owned();
+        unfinished.push(".unfinished");
+        let mut text = serde_json::to_vec_pretty(content)?;
+        text.push(b'\n');
+        fs::write(&unfinished, text)
+            .and_then(|()| fs::rename(&unfinished, file))
+            .with_context(|| format!("The ready file {} cannot be written", file.display()))
+    }
+
+    /// At the end.
+    pub(super) fn remove(&self) -> anyhow::Result<()> {
+        let Some(file) = &self.0 else { return Ok(()) };
+        match fs::remove_file(file) {
+            Err(error) if error.kind() != ErrorKind::NotFound => {
+                Err(error).with_context(|| format!("The ready file {} cannot be replaced", file.display()))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_file_is_there_between_readiness_and_the_end_only() {
+        let folder = tempfile::tempdir().unwrap();
+        let place = folder.path().join("ready.json");
+        fs::write(&place, "of another run").unwrap();
+        let file = ReadyFile::at(Some(&place)).unwrap();
+        assert!(!place.exists());
+        file.write(&["here"]).unwrap();
+        assert_eq!(fs::read_to_string(&place).unwrap(), "[\n  \"here\"\n]\n");
+        file.remove().unwrap();
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn a_place_that_cannot_be_written_is_named() {
+        let file = ReadyFile::at(Some(Path::new("/no/such/folder/ready.json"))).unwrap();
+        let error = file.write(&1).unwrap_err().to_string();
+        assert!(error.contains("/no/such/folder/ready.json"), "{error}");
+    }
+}
