@@ -25,6 +25,8 @@ mod tests;
 mod tls;
 mod transport;
 mod tunnel;
+mod visit;
+mod visitors;
 mod watch;
 
 use std::{fmt, sync::Arc};

@@ -1,10 +1,10 @@
 //! A service: the answering side of one AP identity (PROTOCOL §6). One QUIC endpoint takes all tunnels that come in
-//! for it; each stream is dialled through to a local port.
+//! for it; what visitors ask for is dialled through to local ports (`visit`).
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
-    fmt, io,
-    net::{Ipv4Addr, Ipv6Addr, SocketAddr},
+    fmt,
+    net::SocketAddr,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicU64, AtomicUsize, Ordering},
@@ -18,35 +18,25 @@ use phantom_protocol::{
     limits::UNCONFIRMED,
 };
 use quinn::{Connection, Endpoint, Incoming, ServerConfig, TokioRuntime, ValidationTokenConfig, VarInt};
-use tokio::{
-    net::{TcpStream, UdpSocket},
-    time::timeout,
-};
+use tokio::time::timeout;
 
 use super::{
-    Flow, Protocol,
+    Protocol,
     congestion::CongestionConfig,
     error::Refusal,
-    flow::{self, FlowPlace, Flows},
+    flow::Flows,
     socket_service::{ServiceSocket, tunnel_of},
-    stream::{SessionStream, splice},
     tls,
     transport::{FAREWELL, endpoint, transport},
     tunnel::Tunnel,
+    visit::{FlowCount, Visit},
+    visitors::Visitors,
 };
 
 /// Sessions of one identity.
 const SESSIONS: usize = 2_048;
-/// Sessions of one peer with one identity: a peer needs one, and one more while the other dies.
-const SESSIONS_PER_PEER: usize = 4;
-/// UDP flows of one identity. Each has a socket of its own.
-const FLOWS: usize = 1_024;
 /// A handshake takes no longer, or it is given up.
 const HANDSHAKE: Duration = Duration::from_secs(20);
-/// A client that opened a stream says what it wants within this.
-const REQUEST: Duration = Duration::from_secs(10);
-/// A local target answers within this.
-const DIAL: Duration = Duration::from_secs(10);
 /// How often tunnels are looked through while something is open.
 const LOOK: Duration = Duration::from_millis(100);
 /// A tunnel that no session uses any more is kept so long: a migration may go back.
@@ -80,7 +70,7 @@ impl Service {
         targets: Arc<dyn Targets>,
         congestion: &CongestionConfig,
     ) -> Result<Service, rustls::Error> {
-        let public = own.public();
+        let (public, visitors) = (own.public(), Arc::new(Visitors::new(&own)));
         let mut config = ServerConfig::with_crypto(Arc::new(tls::server(own)?));
         let mut tokens = ValidationTokenConfig::default();
         tokens.sent(0);
@@ -95,7 +85,12 @@ impl Service {
             Arc::new(TokioRuntime),
         )
         .map_err(|error| rustls::Error::General(error.to_string()))?;
-        let sessions = Arc::new(Sessions::default());
+        let sessions = Arc::new(Sessions {
+            count: AtomicUsize::new(0),
+            flows: FlowCount::default(),
+            visitors,
+            open: Mutex::default(),
+        });
         let answering = tokio::spawn(answer(quic.clone(), targets, sessions.clone()));
         let looking = tokio::spawn(look_after(socket.clone(), sessions.clone()));
         let tasks = vec![answering.abort_handle(), looking.abort_handle()];
@@ -135,7 +130,7 @@ impl Service {
 
     /// UDP flows that are open.
     pub fn flows(&self) -> usize {
-        self.sessions.flows.load(Ordering::Relaxed)
+        self.sessions.flows.open()
     }
 
     /// What each of the open sessions has carried.
@@ -197,11 +192,10 @@ impl fmt::Debug for Service {
 }
 
 /// The sessions of a service.
-#[derive(Default)]
 struct Sessions {
     count: AtomicUsize,
-    flows: AtomicUsize,
-    by_peer: Mutex<BTreeMap<ApPublic, usize>>,
+    flows: FlowCount,
+    visitors: Arc<Visitors>,
     open: Mutex<HashMap<usize, Connection>>,
 }
 
@@ -212,36 +206,22 @@ impl Sessions {
     }
 }
 
-/// A session's place in the counts.
-struct Place {
-    sessions: Arc<Sessions>,
-    peer: ApPublic,
+/// A session's place among the open ones.
+struct Place<'a> {
+    sessions: &'a Sessions,
     id: usize,
 }
 
-impl Place {
-    fn take(sessions: &Arc<Sessions>, peer: ApPublic, connection: &Connection) -> Option<Place> {
-        let mut by_peer = sessions.by_peer.lock().unwrap_or_else(PoisonError::into_inner);
-        let count = by_peer.entry(peer).or_default();
-        if *count >= SESSIONS_PER_PEER {
-            return None;
-        }
-        *count += 1;
+impl Place<'_> {
+    fn take<'a>(sessions: &'a Sessions, connection: &Connection) -> Place<'a> {
         let id = connection.stable_id();
         sessions.open.lock().unwrap_or_else(PoisonError::into_inner).insert(id, connection.clone());
-        Some(Place { sessions: sessions.clone(), peer, id })
+        Place { sessions, id }
     }
 }
 
-impl Drop for Place {
+impl Drop for Place<'_> {
     fn drop(&mut self) {
-        let mut by_peer = self.sessions.by_peer.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(count) = by_peer.get_mut(&self.peer) {
-            *count -= 1;
-            if *count == 0 {
-                by_peer.remove(&self.peer);
-            }
-        }
         self.sessions.open.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.id);
     }
 }
@@ -264,120 +244,13 @@ async fn answer(endpoint: Endpoint, targets: Arc<dyn Targets>, sessions: Arc<Ses
 async fn serve(incoming: Incoming, targets: Arc<dyn Targets>, sessions: &Arc<Sessions>) {
     let Ok(Ok(connection)) = timeout(HANDSHAKE, incoming).await else { return };
     let Some(client) = tls::peer(connection.peer_identity()) else { return };
-    let Some(_place) = Place::take(sessions, client, &connection) else {
+    let Some(visiting) = sessions.visitors.enter(client) else {
         connection.close(VarInt::from_u32(u32::from(Refusal::Busy.code())), b"");
         return;
     };
-    let visit =
-        Arc::new(Visit { connection, client, targets, sessions: sessions.clone(), flows: Flows::default() });
-    loop {
-        let stream = tokio::select! {
-            stream = visit.connection.accept_bi() => stream,
-            datagram = visit.connection.read_datagram() => match datagram {
-                Ok(datagram) => {
-                    visit.flows.take(&datagram);
-                    continue;
-                }
-                Err(_) => return,
-            },
-        };
-        let Ok((send, recv)) = stream else { return };
-        tokio::spawn(visit.clone().serve(SessionStream::new(send, recv, None)));
-    }
-}
-
-/// One client in one session.
-struct Visit {
-    connection: Connection,
-    client: ApPublic,
-    targets: Arc<dyn Targets>,
-    sessions: Arc<Sessions>,
-    flows: Flows,
-}
-
-impl Visit {
-    async fn serve(self: Arc<Self>, mut stream: SessionStream) {
-        let Ok(request) = timeout(REQUEST, stream.read_request()).await else { return stream.reset() };
-        let target = request
-            .and_then(|(protocol, port)| Ok((protocol, self.targets.target(&self.client, protocol, port)?)));
-        let refusal = match target {
-            Ok((Protocol::Tcp, address)) => match dial(address).await {
-                Ok(tcp) => return accept(tcp, stream).await,
-                Err(refusal) => refusal,
-            },
-            Ok((Protocol::Udp, address)) => match self.open_flow(&stream, address).await {
-                Ok(opened) => return self.accept_flow(stream, opened).await,
-                Err(refusal) => refusal,
-            },
-            Err(refusal) => refusal,
-        };
-        let _client_has_gone = stream.answer(Some(refusal)).await;
-    }
-
-    /// A socket of its own, so that answers find back.
-    async fn open_flow(&self, stream: &SessionStream, address: SocketAddr) -> Result<OpenedFlow, Refusal> {
-        let count = FlowCount::take(&self.sessions).ok_or(Refusal::Busy)?;
-        let here: SocketAddr = match address {
-            SocketAddr::V4(_) => (Ipv4Addr::UNSPECIFIED, 0).into(),
-            SocketAddr::V6(_) => (Ipv6Addr::UNSPECIFIED, 0).into(),
-        };
-        let of_socket = |error: io::Error| Refusal::of_dial(&error);
-        let socket = Arc::new(UdpSocket::bind(here).await.map_err(of_socket)?);
-        socket.connect(address).await.map_err(of_socket)?;
-        socket.writable().await.map_err(of_socket)?; // before that, nothing is taken without waiting
-        let to_target = socket.clone();
-        let deliver = move |data: Vec<u8>| {
-            let _lost = to_target.try_send(&data);
-        };
-        let place = self.flows.enter(stream.id(), Box::new(deliver)).ok_or(Refusal::Busy)?;
-        Ok(OpenedFlow { socket, place, count })
-    }
-
-    async fn accept_flow(&self, mut stream: SessionStream, opened: OpenedFlow) {
-        let OpenedFlow { socket, place, count: _until_the_end } = opened;
-        if stream.answer(None).await.is_ok() {
-            let (stream, open) = stream.into_parts();
-            flow::carry(Flow::new(self.connection.clone(), place, stream, open), &socket).await;
-        }
-    }
-}
-
-/// A flow whose client does not know yet that it is open.
-struct OpenedFlow {
-    socket: Arc<UdpSocket>,
-    place: FlowPlace,
-    count: FlowCount,
-}
-
-/// A flow's place among all of its service.
-struct FlowCount(Arc<Sessions>);
-
-impl FlowCount {
-    fn take(sessions: &Arc<Sessions>) -> Option<FlowCount> {
-        let counted = FlowCount(sessions.clone());
-        (sessions.flows.fetch_add(1, Ordering::Relaxed) < FLOWS).then_some(counted)
-    }
-}
-
-impl Drop for FlowCount {
-    fn drop(&mut self) {
-        self.0.flows.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
-async fn accept(tcp: TcpStream, mut stream: SessionStream) {
-    if stream.answer(None).await.is_ok() {
-        let _broken_or_not_both_ends_know = splice(tcp, stream).await;
-    }
-}
-
-async fn dial(address: SocketAddr) -> Result<TcpStream, Refusal> {
-    let tcp = match timeout(DIAL, TcpStream::connect(address)).await {
-        Ok(connected) => connected.map_err(|error| Refusal::of_dial(&error))?,
-        Err(_) => return Err(Refusal::TimedOut),
-    };
-    let _only_slower_without = tcp.set_nodelay(true);
-    Ok(tcp)
+    let _place = Place::take(sessions, &connection);
+    let flow_count = sessions.flows.clone();
+    Arc::new(Visit { connection, visiting, targets, flows: Flows::default(), flow_count }).run().await;
 }
 
 /// Confirms the tunnels that sessions use and closes those that none uses.

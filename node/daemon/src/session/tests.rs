@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeMap,
-    net::SocketAddr,
+    net::{Ipv4Addr, SocketAddr},
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -19,7 +19,7 @@ use rand::{rand_core::UnwrapErr, rngs::SysRng};
 use sha2::{Digest, Sha256};
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
-    net::{TcpListener, TcpStream},
+    net::{TcpListener, TcpStream, UdpSocket},
     time::{sleep, timeout},
 };
 
@@ -381,6 +381,45 @@ async fn refusals_are_exact() {
     let stranger = ApSecret::generate(&mut UnwrapErr(SysRng)).public();
     let nobody = world.pool.connect(&Group::default(), &SpeakAs::OneTime, stranger, PORT).await;
     assert_eq!(nobody.unwrap_err(), Refusal::NoTunnel(OpenError::NotFound));
+}
+
+#[tokio::test]
+async fn a_local_server_sees_one_address_for_each_visitor() {
+    let whence = |mut tcp: TcpStream| async move {
+        let peer = tcp.peer_addr().unwrap().ip().to_string();
+        tcp.write_all(peer.as_bytes()).await.unwrap();
+    };
+    let mut targets = target(whence).await;
+    let udp = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    targets.insert((Protocol::Udp, PORT), udp.local_addr().unwrap());
+    let world = World::new(targets);
+    let seen = async |group: &str| {
+        let group = Group::new(group);
+        let connecting = world.pool.connect(&group, &SpeakAs::OneTime, world.peer, PORT);
+        let mut said = String::new();
+        connecting.await.unwrap().read_to_string(&mut said).await.unwrap();
+        said.parse::<Ipv4Addr>().unwrap()
+    };
+    let one = seen("one").await;
+    assert!(one.octets()[0] == 127 && one.octets()[1] >= 192, "{one}");
+    assert_eq!(seen("one").await, one);
+    assert_ne!(seen("two").await, one);
+
+    let (group, deliver) = (Group::new("one"), Box::new(|_| {}));
+    let flowing = world.pool.flow(&group, &SpeakAs::OneTime, world.peer, PORT, deliver);
+    let mut flow = flowing.await.unwrap();
+    flow.send(b"hello");
+    let (_, from) = within(10, udp.recv_from(&mut [0; 10])).await.unwrap();
+    assert_eq!(from.ip(), one, "datagrams come from there, too");
+}
+
+#[tokio::test]
+async fn a_local_server_on_ipv6_is_reached_from_its_own_address() {
+    let listener = TcpListener::bind("[::1]:0").await.unwrap();
+    let world = World::new(BTreeMap::from([((Protocol::Tcp, PORT), listener.local_addr().unwrap())]));
+    let _stream = world.connect(PORT).await.unwrap();
+    let (_, from) = within(10, listener.accept()).await.unwrap();
+    assert_eq!(from.ip(), std::net::Ipv6Addr::LOCALHOST);
 }
 
 #[tokio::test]
