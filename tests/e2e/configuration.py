@@ -1,6 +1,8 @@
 """`phantom.toml`: a node that is told everything by a file."""
 
 import re
+import signal
+import socket
 
 from harness import test
 from harness.children import wait_for
@@ -21,6 +23,31 @@ def a_wrong_file_is_refused_with_its_line_and_what_is_allowed(t):
         file.write_text(text)
         refuses(t, "up", "--config", file, says=says, code=2)
     refuses(t, "up", "--config", t.folder / "none.toml", says=r"none.toml cannot be read.*--config FILE", code=2)
+
+
+@test(bound=60)
+def a_hangup_makes_a_node_read_its_file_again(t):
+    file = t.folder / "phantom.toml"
+    say = lambda log, hops, *ports: file.write_text(f'log = "{log}"\nhops = {hops}\n' + "".join(f"[[host]]\nport = {port}\n" for port in ports))
+    say("warn", 3, 80, 443)
+    node = Node(t, "node", "127.40.0.1", options=["--config", file])
+    node.invitation()
+
+    def told(what):
+        node.process.send_signal(signal.SIGHUP)
+        wait_for(f"the node to say {what!r}", lambda: re.search(what, node.printed()), 20, node.process)
+        return [service["port"] for service in node.status()["services"]]
+
+    file.write_text("hops = 9\n")
+    assert told("nothing was changed.*phantom.toml, line 1: hops: .*0 to 8") == [80, 443]
+    assert "DEBUG" not in node.printed()
+    say("debug", 2, 80, 22)
+    assert told("count from the next start on: hops\n") == [22, 80]
+    with socket.socket(socket.AF_UNIX) as client:
+        client.connect(str(node.state / "sock"))
+        client.sendall(b"\xff" * 4)
+        wait_for("the bad client to be logged", lambda: re.search("DEBUG.*a client of the local socket", node.printed()), 20, node.process)
+    assert node.status()["paths"]["hops"] == 3
 
 
 @test(bound=200)

@@ -21,7 +21,7 @@ use toml::{Spanned, Value};
 use super::{
     HOPS, end_point,
     host::{self, Target},
-    number,
+    logs, number,
 };
 use crate::doors::HostRequest;
 
@@ -43,6 +43,8 @@ pub(super) struct Configuration {
     pub(super) hops: Option<u8>,
     #[serde(deserialize_with = "path")]
     pub(super) ready_file: Option<PathBuf>,
+    #[serde(deserialize_with = "log")]
+    pub(super) log: Option<String>,
     host: Vec<Spanned<Service>>,
 }
 
@@ -113,6 +115,21 @@ impl Configuration {
             line,
             what,
         })
+    }
+
+    /// The keys that a running node cannot follow, as far as they are not the same.
+    pub(super) fn differences(&self, other: &Configuration) -> Vec<&'static str> {
+        let Configuration { join, listen, socks, dns, state, hops, ready_file, log: _, host: _ } = self;
+        let keys = [
+            ("join", *join != other.join),
+            ("listen", *listen != other.listen),
+            ("socks", *socks != other.socks),
+            ("dns", *dns != other.dns),
+            ("state", *state != other.state),
+            ("hops", *hops != other.hops),
+            ("ready-file", *ready_file != other.ready_file),
+        ];
+        keys.into_iter().filter(|(_, differs)| *differs).map(|(key, _)| key).collect()
     }
 
     /// The services, as `phantom host` would ask for them.
@@ -221,6 +238,10 @@ fn path<'de, D: Deserializer<'de>>(value: D) -> Result<Option<PathBuf>, D::Error
     read(value, absolute).map(Some)
 }
 
+fn log<'de, D: Deserializer<'de>>(value: D) -> Result<Option<String>, D::Error> {
+    read(value, |text| logs::filter(text).map(|_| Some(text.to_owned())))
+}
+
 fn port<'de, D: Deserializer<'de>>(value: D) -> Result<u16, D::Error> {
     read(value, number(1..=u16::MAX))
 }
@@ -274,10 +295,15 @@ mod tests {
     fn the_example_says_nothing_until_somebody_wants_it_and_then_everything() {
         let untouched = parse(EXAMPLE).unwrap();
         assert_eq!(format!("{untouched:?}"), format!("{:?}", Configuration::default()));
-        let Configuration { join, listen, socks, dns, state, hops, ready_file, host } =
+        let Configuration { join, listen, socks, dns, state, hops, ready_file, log, host } =
             parse(&example_in_full()).unwrap();
         assert!(
-            join.is_some() && listen.is_some() && dns.is_some() && state.is_some() && ready_file.is_some()
+            join.is_some()
+                && listen.is_some()
+                && dns.is_some()
+                && state.is_some()
+                && ready_file.is_some()
+                && log.is_some()
         );
         assert_eq!((socks, hops.map(usize::from)), (Some(SOCKS), Some(DEFAULT_HOPS)), "defaults");
         assert_eq!(host.len(), 1);
@@ -317,6 +343,7 @@ mod tests {
             ("socks = 127.0.0.1:9070", "1: invalid float"),
             ("socks = here", "1: string values must be quoted"),
             ("hops = 1\nhops = 2", "2: duplicate key"),
+            ("log = \"loud\"", "1: log: it looks like debug, or phantom_node=debug"),
             ("[[host]]\nto = 1", "1: missing key `port`"),
             ("[[host]]\nport = 80\nat = 1", "3: unknown key `at`, expected one of `port`, `to`, `udp`, `as`"),
             ("[[host]]\nport = 0", "2: port: it is a number from 1 to 65535"),
@@ -350,6 +377,14 @@ mod tests {
                 request(22, "127.0.0.1:22", "shell", false)
             ]
         );
+    }
+
+    #[test]
+    fn what_a_running_node_cannot_follow_is_named() {
+        let (empty, full) = (Configuration::default(), parse(&example_in_full()).unwrap());
+        let all = ["join", "listen", "socks", "dns", "state", "hops", "ready-file"];
+        assert_eq!(empty.differences(&full), all);
+        assert!(full.differences(&full).is_empty());
     }
 
     #[test]

@@ -8,10 +8,12 @@ mod configuration;
 mod demo;
 mod host;
 mod identity;
+mod logs;
 mod man;
 mod passphrase;
 mod progress;
 mod ready_file;
+mod reload;
 mod running;
 mod say;
 mod service_manager;
@@ -24,13 +26,11 @@ use std::{
 };
 
 use clap::{Parser, Subcommand};
-use tracing_subscriber::EnvFilter;
 
 use crate::doors::PortError;
+use logs::Logs;
 use say::say;
 
-/// What is logged when `PHANTOM_LOG` says nothing.
-const LOGGED: &str = "error,phantom_node=warn,phantom_proxy=warn";
 /// Relays of a path.
 const HOPS: RangeInclusive<u8> = 0..=8;
 
@@ -108,29 +108,16 @@ where
     }
 }
 
-/// What to log. A wish that cannot be read is no reason to do nothing, but it is said.
-fn log_filter() -> EnvFilter {
-    let wish = std::env::var_os("PHANTOM_LOG").filter(|wish| !wish.is_empty());
-    let Some(wish) = wish else { return EnvFilter::new(LOGGED) };
-    wish.to_str().and_then(|wish| EnvFilter::try_new(wish).ok()).unwrap_or_else(|| {
-        eprintln!(
-            "phantom: PHANTOM_LOG={} is not understood: it looks like debug, or phantom_node=debug",
-            wish.display()
-        );
-        EnvFilter::new(LOGGED)
-    })
-}
-
 /// Does what the command line says.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
-    tracing_subscriber::fmt().with_env_filter(log_filter()).with_writer(std::io::stderr).init();
+    let logs = Logs::begin();
     let result = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
         .map_err(anyhow::Error::from)
         .and_then(|runtime| {
-            let result = runtime.block_on(run(cli.command));
+            let result = runtime.block_on(run(cli.command, &logs));
             // A hash that is still being computed must not hold up the end.
             runtime.shutdown_background();
             result
@@ -144,9 +131,9 @@ pub fn main() -> ExitCode {
     }
 }
 
-async fn run(command: Command) -> anyhow::Result<()> {
+async fn run(command: Command, logs: &Logs) -> anyhow::Result<()> {
     match command {
-        Command::Up(args) => up::run(args).await,
+        Command::Up(args) => up::run(args, logs).await,
         Command::Host(args) => host::run(args).await,
         Command::Unhost(args) => unhost::run(args).await,
         Command::Status(args) => status::run(args).await,

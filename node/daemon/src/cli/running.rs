@@ -1,7 +1,8 @@
 //! A started node with its doors, and its end.
 
 use std::{
-    io,
+    future::pending,
+    io::{self, IsTerminal},
     net::{IpAddr, Ipv4Addr, SocketAddr},
     sync::Arc,
     time::Duration,
@@ -27,23 +28,52 @@ pub(super) fn open(daemon: &Daemon, doors: Doors) -> JoinHandle<()> {
     tokio::spawn(doors.serve(Arc::new(RunningNode::new(daemon.clone(), socks, dns))))
 }
 
+/// What a signal asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Wish {
+    End,
+    Reload,
+}
+
 /// Ctrl-C, or a polite kill. While it lives, neither ends the process by itself.
 pub(super) struct Asked {
     interrupt: Signal,
     terminate: Signal,
+    hangup: Option<(Signal, Wish)>,
 }
 
 impl Asked {
     pub(super) fn new() -> io::Result<Asked> {
-        Ok(Asked { interrupt: signal(SignalKind::interrupt())?, terminate: signal(SignalKind::terminate())? })
+        let (interrupt, terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+        Ok(Asked { interrupt, terminate, hangup: None })
     }
 
-    /// Waits for either.
-    pub(super) async fn until_end(&mut self) {
+    /// SIGHUP, too: where there is a terminal, it is gone; where there is none, the configuration is to be read again.
+    pub(super) fn or_hung_up(mut self) -> io::Result<Asked> {
+        let on_terminal = io::stdin().is_terminal() || io::stdout().is_terminal();
+        let wish = if on_terminal { Wish::End } else { Wish::Reload };
+        self.hangup = Some((signal(SignalKind::hangup())?, wish));
+        Ok(self)
+    }
+
+    /// Waits for the next signal.
+    pub(super) async fn next(&mut self) -> Wish {
+        let hangup = async {
+            match &mut self.hangup {
+                Some((signal, wish)) => signal.recv().await.map(|()| *wish),
+                None => pending().await,
+            }
+        };
         tokio::select! {
-            _ = self.interrupt.recv() => {}
-            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => Wish::End,
+            _ = self.terminate.recv() => Wish::End,
+            Some(wish) = hangup => wish,
         }
+    }
+
+    /// Waits until the end is asked for.
+    pub(super) async fn until_end(&mut self) {
+        while self.next().await != Wish::End {}
     }
 }
 

@@ -14,9 +14,12 @@ use serde::Serialize;
 use super::{
     HOPS, Usage,
     configuration::Configuration,
-    end_point, number,
+    end_point,
+    logs::Logs,
+    number,
     ready_file::ReadyFile,
-    running::{Asked, SOCKS, end, keep_memory_private, open, raise_limits},
+    reload::Reload,
+    running::{Asked, SOCKS, Wish, end, keep_memory_private, open, raise_limits},
     service_manager::ServiceManager,
 };
 use crate::{
@@ -38,7 +41,8 @@ const SETTLING: Duration = Duration::from_secs(8);
 ///
 /// Programs use the network through one port that speaks SOCKS5, SOCKS4a and HTTP CONNECT: names that end in .ap are
 /// resolved inside, everything else is refused. Without an invitation the node waits alone, and prints one for others.
-/// What `phantom host` has published before is published again.
+/// What `phantom host` has published before is published again. Where there is no terminal, SIGHUP makes the node read its
+/// configuration again: services and log follow at once, everything else at the next start.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -90,24 +94,60 @@ impl Args {
     }
 }
 
+/// A node that runs, with the doors that programs will come in by.
+struct Started {
+    daemon: Daemon,
+    doors: Doors,
+    facts: Facts,
+    /// Whether commands find it without being told where it is.
+    is_default: bool,
+}
+
+/// What the ready file holds.
 #[derive(Serialize)]
-struct Ready<'a> {
+struct Facts {
     node: String,
     socks: SocketAddr,
     dns: Option<SocketAddr>,
     listen: Option<SocketAddr>,
-    state: &'a Path,
+    state: PathBuf,
     pid: u32,
     invitation: Option<String>,
 }
 
-pub(super) async fn run(args: Args) -> anyhow::Result<()> {
+pub(super) async fn run(args: Args, logs: &Logs) -> anyhow::Result<()> {
     raise_limits();
     keep_memory_private().context("This process cannot be kept from leaving its keys in a core dump")?;
     let manager = ServiceManager::of_environment();
     let (file, found_at) = Configuration::find(args.config.as_deref())?;
+    logs.configure(file.log.as_deref());
     let args = args.with(&file);
     let ready_file = ReadyFile::at(args.ready_file.as_deref())?;
+    let Started { daemon, doors, facts, is_default } = start(&args).await?;
+    greet(&facts, found_at.as_deref(), is_default);
+    daemon.declare(&file.services()).await?;
+    for Service { hosted, .. } in daemon.status().await.services {
+        println!("hosting   {hosted}");
+    }
+    let alone = args.join.is_none();
+    invite(facts.invitation.as_deref(), alone);
+    let mut asked = Asked::new()?.or_hung_up()?;
+    let doors = open(&daemon, doors);
+    ready_file.write(&facts)?;
+    manager.ready();
+    let reload = Reload { daemon: &daemon, logs, file: args.config, started_with: &file };
+    tokio::select! {
+        () = reload_until_end(&mut asked, &reload) => {}
+        never = tell_news(&daemon, alone) => match never {},
+    }
+    manager.stopping();
+    doors.abort();
+    end(std::slice::from_ref(&daemon), &mut asked).await;
+    ready_file.remove()
+}
+
+/// What can be wrong here comes first, and what costs time last.
+async fn start(args: &Args) -> anyhow::Result<Started> {
     let socks = bind_socks(args.socks.unwrap_or(SOCKS)).await?;
     let dns = match args.dns {
         Some(address) => Some(DnsPort::bind(address).await?),
@@ -117,43 +157,25 @@ pub(super) async fn run(args: Args) -> anyhow::Result<()> {
         Some(state) => std::path::absolute(state).context("The current folder is gone")?,
         None => store::default_folder()?,
     };
-    let daemon = Daemon::start(config(&args, state.clone())?).await?;
+    let daemon = Daemon::start(config(args, state.clone())?).await?;
     let sockets = bind_sockets(&node_places(&state)).await?;
-    let alone = args.join.is_none();
-    let (socks_at, dns_at) = (socks.local_addr()?, dns.as_ref().map(DnsPort::address).transpose()?);
-    greet(&daemon, socks_at, dns_at);
-    println!("state     {}", state.display());
-    if let Some(file) = found_at {
-        println!("config    {}", file.display());
-    }
-    if !sockets.iter().any(LocalSocket::is_default) {
-        println!("commands  need --state '{}': without it they do not come to this node", state.display());
-    }
-    daemon.declare(&file.services()).await?;
-    for Service { hosted, .. } in daemon.status().await.services {
-        println!("hosting   {hosted}");
-    }
-    invite(&daemon, alone);
-    let mut asked = Asked::new()?;
-    let doors = open(&daemon, Doors { socks: Some(socks), dns, sockets });
-    ready_file.write(&Ready {
+    let is_default = sockets.iter().any(LocalSocket::is_default);
+    let facts = Facts {
         node: daemon.id().to_string(),
-        socks: socks_at,
-        dns: dns_at,
+        socks: socks.local_addr()?,
+        dns: dns.as_ref().map(DnsPort::address).transpose()?,
         listen: daemon.listening(),
-        state: &state,
+        state,
         pid: std::process::id(),
         invitation: daemon.invitation().map(|invitation| invitation.to_string()),
-    })?;
-    manager.ready();
-    tokio::select! {
-        () = asked.until_end() => {}
-        never = tell_news(&daemon, alone) => match never {},
+    };
+    Ok(Started { daemon, doors: Doors { socks: Some(socks), dns, sockets }, facts, is_default })
+}
+
+async fn reload_until_end(asked: &mut Asked, reload: &Reload<'_>) {
+    while asked.next().await == Wish::Reload {
+        reload.run().await;
     }
-    manager.stopping();
-    doors.abort();
-    end(std::slice::from_ref(&daemon), &mut asked).await;
-    ready_file.remove()
 }
 
 fn config(args: &Args, state: PathBuf) -> anyhow::Result<Config> {
@@ -197,27 +219,35 @@ fn network(listen: Option<SocketAddr>, join: Option<&Invitation>) -> anyhow::Res
     }
 }
 
-fn greet(daemon: &Daemon, socks: SocketAddr, dns: Option<SocketAddr>) {
-    println!("Phantom {}, node {:?}", env!("CARGO_PKG_VERSION"), daemon.id());
-    match daemon.listening() {
+fn greet(facts: &Facts, configuration: Option<&Path>, is_default: bool) {
+    let Facts { node, socks, state, .. } = facts;
+    println!("Phantom {}, node {}", env!("CARGO_PKG_VERSION"), node.get(..8).unwrap_or(node));
+    match facts.listen {
         Some(address) => println!("listens   {address}"),
         None => println!(
             "listens   nowhere: this node uses the network and relays for nobody (--listen ADDR changes that)"
         ),
     }
     println!("socks     {socks}   (curl -q --noproxy '' --socks5-hostname {socks} http://NAME.ap/)");
-    if let Some(dns) = dns {
+    if let Some(dns) = facts.dns {
         println!("dns       {dns}   (dig @{} -p {} NAME.ap AAAA)", dns.ip(), dns.port());
+    }
+    println!("state     {}", state.display());
+    if let Some(file) = configuration {
+        println!("config    {}", file.display());
+    }
+    if !is_default {
+        println!("commands  need --state '{}': without it they do not come to this node", state.display());
     }
 }
 
-fn invite(daemon: &Daemon, alone: bool) {
+fn invite(invitation: Option<&str>, alone: bool) {
     if alone {
         println!(
             "This node is alone: it was started without --join. It becomes a network when others join it."
         );
     }
-    if let Some(invitation) = daemon.invitation() {
+    if let Some(invitation) = invitation {
         println!("Others join through this node with\n\n    phantom up --join {invitation}\n");
     }
 }

@@ -1,0 +1,42 @@
+//! SIGHUP: the configuration is read again. Services and the log follow it at once; what else has changed is named.
+
+use std::path::PathBuf;
+
+use super::{configuration::Configuration, logs::Logs};
+use crate::daemon::Daemon;
+
+/// What a running node was told by its configuration.
+pub(super) struct Reload<'a> {
+    pub(super) daemon: &'a Daemon,
+    pub(super) logs: &'a Logs,
+    /// What `--config` names.
+    pub(super) file: Option<PathBuf>,
+    /// What it said when the node started: what a restart would change is told against this.
+    pub(super) started_with: &'a Configuration,
+}
+
+impl Reload<'_> {
+    /// Does it, and says what became of it.
+    pub(super) async fn run(&self) {
+        let new = match Configuration::find(self.file.as_deref()) {
+            Ok((new, _)) => new,
+            Err(error) => {
+                eprintln!("The configuration was read again, and nothing was changed. {error}");
+                return;
+            }
+        };
+        self.logs.configure(new.log.as_deref());
+        if let Err(error) = self.daemon.declare(&new.services()).await {
+            eprintln!("The configuration was read again, but not all services could be published: {error:#}");
+            return;
+        }
+        println!("The configuration was read again: services and log are what it says.");
+        let waiting = self.started_with.differences(&new);
+        if !waiting.is_empty() {
+            println!(
+                "Other keys have changed, too; they count from the next start on: {}",
+                waiting.join(", ")
+            );
+        }
+    }
+}
