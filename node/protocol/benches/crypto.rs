@@ -9,7 +9,7 @@ use phantom_protocol::{
         datagram::{SessionSecret, Speaker},
         proof::{RouteKey, Token},
         seal::{PathSecret, aead_seal, stream_xor},
-        wide_block::{Direction, WideBlock, tweak},
+        wide_block::{Chain, Direction, Mode, Pass, WideBlock, tweak},
     },
     identity::{ApSecret, NodeId},
     limits::{ACCEPTING_PATHS, ARRAY, DATAGRAM, SLOT},
@@ -30,6 +30,21 @@ fn wide_block(criterion: &mut Criterion) {
     group.throughput(Throughput::Bytes(BODY as u64));
     group.bench_function("encipher", |bencher| bencher.iter(|| hop.encipher(&tweak, black_box(&mut body))));
     group.bench_function("decipher", |bencher| bencher.iter(|| hop.decipher(&tweak, black_box(&mut body))));
+    let pass = Pass::new(&hop, Mode::Encipher, tweak);
+    group.bench_function("three layers of a body", |bencher| {
+        bencher.iter(|| Chain::default().turn([pass; 3].into_iter(), black_box(&mut body), None));
+    });
+    let mut bodies = [[0; BODY]; 16];
+    group.bench_function("sixteen bodies", |bencher| {
+        bencher.iter(|| {
+            let mut chain = Chain::default();
+            for place in 0..bodies.len() {
+                let (done, rest) = bodies.split_at_mut(place + 1);
+                let next = rest.first().map(|body| (pass, body));
+                done.last_mut().into_iter().for_each(|body| chain.turn([pass].into_iter(), body, next));
+            }
+        });
+    });
     let reference = hctr2_rs::Hctr2_256::new(&[1; 32]);
     let mut to = [0; BODY];
     group.bench_function("hctr2-rs", |bencher| {

@@ -84,14 +84,24 @@ impl Connection {
         Poll::Ready(Ok(true))
     }
 
+    /// Data that has come: the rest of one record.
+    pub(super) fn data(&mut self) -> &mut [u8] {
+        self.socket.waiting().get_mut(self.opened.clone()).unwrap_or_default()
+    }
+
+    /// So much of it is done with.
+    pub(super) fn skip(&mut self, bytes: usize) {
+        self.opened.start = (self.opened.start + bytes).min(self.opened.end);
+    }
+
     /// Copies data that has come; how much.
     pub(super) fn take_data(&mut self, out: &mut [u8]) -> usize {
-        let data = self.socket.waiting().get(self.opened.clone()).unwrap_or_default();
+        let data = self.data();
         let taken = data.len().min(out.len());
         if let (Some(data), Some(out)) = (data.get(..taken), out.get_mut(..taken)) {
             out.copy_from_slice(data);
         }
-        self.opened.start += taken;
+        self.skip(taken);
         taken
     }
 

@@ -60,7 +60,7 @@ impl LoopTask {
             moved |= way.from.pop(now, &mut way.batch, BATCH) > 0;
             for bytes in way.batch.chunks_exact(CELL) {
                 let Ok(mut cell) = <[u8; CELL]>::try_from(bytes).map(Cell) else { continue };
-                if let Err(why) = way.to.handle_cell(now, &mut cell) {
+                if let Err(why) = way.to.handle_cells(now, std::slice::from_mut(&mut cell)) {
                     tracing::error!(%why, "this node has sent itself a cell that it does not understand");
                 }
             }

@@ -1,7 +1,7 @@
 //! The task of one link (PROTOCOL §2): both directions in one poll, so that a peer that does not read never keeps us
 //! from reading.
 //!
-//! Reading gathers a batch of cells, lets the switch turn each in place and wakes what the batch has touched. Writing
+//! Reading opens records, lets the switch turn the cells where they lie and wakes what a batch of them has touched. Writing
 //! moves cells from the link's queue straight into TLS records and takes no more until these have left for the kernel:
 //! what waits, waits in the queue, where it is fair. No cell costs an allocation.
 
@@ -35,8 +35,8 @@ use super::{
 
 /// Cells handled before the links that they went to are woken.
 const READ_BATCH: usize = 64;
-/// Pieces of cells in such a batch: a peer that sends records of a byte gets no longer turn than others.
-const READ_PIECES: usize = 4 * READ_BATCH;
+/// Looks at what has come in such a batch: a peer that sends records of a byte gets no longer turn than others.
+const LOOKS: usize = 4 * READ_BATCH;
 /// Records written at once, by one system call.
 const RECORDS_AT_ONCE: usize = 4;
 /// Rounds of reading and writing before other tasks get their turn.
@@ -92,21 +92,27 @@ impl Intake {
         Intake { shared, link, outlet, messages: Reassembler::new(), pending: 0 }
     }
 
-    /// One cell of the peer.
-    pub(super) fn handle_cell(&mut self, now: Moment, cell: &mut Cell) -> Result<(), LinkEnd> {
-        self.link.counters.cells_in.fetch_add(1, Ordering::Relaxed);
-        let command = cell.command().map_err(|_| LinkEnd::Misbehaved("a cell with a bad header"))?;
-        match command {
+    /// Cells of the peer, in their order.
+    pub(super) fn handle_cells(&mut self, now: Moment, cells: &mut [Cell]) -> Result<(), LinkEnd> {
+        self.link.counters.cells_in.fetch_add(cells.len() as u64, Ordering::Relaxed);
+        for row in cells.chunk_by_mut(|one, next| is_data(one) == is_data(next)) {
+            if row.first().is_some_and(is_data) {
+                self.link.counters.data_in.fetch_add(row.len() as u64, Ordering::Relaxed);
+                self.shared.switch.handle_cells(now, self.link.id, row, &mut self.outlet);
+            } else {
+                row.iter_mut().try_for_each(|cell| self.handle_other(now, cell))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn handle_other(&mut self, now: Moment, cell: &mut Cell) -> Result<(), LinkEnd> {
+        match cell.command().map_err(|_| LinkEnd::Misbehaved("a cell with a bad header"))? {
             Command::Dummy => Ok(()),
             Command::Hello => Err(LinkEnd::Misbehaved("a second proof of identity")),
             Command::Control => self.handle_control(cell),
-            Command::Data => {
-                self.link.counters.data_in.fetch_add(1, Ordering::Relaxed);
-                self.switch_cell(now, cell);
-                Ok(())
-            }
             _ => {
-                self.switch_cell(now, cell);
+                self.shared.switch.handle_cell(now, self.link.id, cell, &mut self.outlet);
                 Ok(())
             }
         }
@@ -122,10 +128,6 @@ impl Intake {
         self.link.must_pause()
     }
 
-    fn switch_cell(&mut self, now: Moment, cell: &mut Cell) {
-        self.shared.switch.handle_cell(now, self.link.id, cell, &mut self.outlet);
-    }
-
     fn handle_control(&mut self, cell: &Cell) -> Result<(), LinkEnd> {
         self.pending += CELL - HEADER;
         let message = self.messages.push(cell);
@@ -139,13 +141,17 @@ impl Intake {
     }
 }
 
+fn is_data(cell: &Cell) -> bool {
+    cell.command() == Ok(Command::Data)
+}
+
 /// The task of a link over TLS.
 pub(super) struct LinkTask {
     shared: Arc<Shared>,
     link: Arc<Link>,
     connection: Connection,
     intake: Intake,
-    /// The cell being read, and how much of it is there.
+    /// A cell that comes in several records, and how much of it is there.
     cell: Box<Cell>,
     filled: usize,
     /// When what is being written was taken from the queue.
@@ -268,38 +274,43 @@ impl LinkTask {
             return Ok(Progress::None);
         }
         let now = self.shared.clock.moment();
-        let (mut cells, mut pieces) = (0, 0);
-        while cells < READ_BATCH && self.poll_read_cell(cx, &mut pieces)? {
-            cells += 1;
-            self.intake.handle_cell(now, &mut self.cell)?;
+        let (mut cells, mut looks) = (0, 0);
+        while cells < READ_BATCH && looks < LOOKS {
+            match self.connection.poll_data(cx) {
+                Poll::Pending => break,
+                Poll::Ready(Err(error)) => return Err(self.broken(&error)),
+                Poll::Ready(Ok(false)) => return Err(self.peer_closed()),
+                Poll::Ready(Ok(true)) => cells += self.handle_data(now)?,
+            }
+            looks += 1;
         }
         if cells == 0 {
-            return Ok(if pieces == READ_PIECES { Progress::Some } else { Progress::None });
+            return Ok(if looks == LOOKS { Progress::Some } else { Progress::None });
         }
         self.last_read = Instant::now();
         self.intake.flush();
         Ok(Progress::Some)
     }
 
-    /// Whether `self.cell` has become whole.
-    fn poll_read_cell(&mut self, cx: &mut Context<'_>, pieces: &mut usize) -> Result<bool, LinkEnd> {
-        while self.filled < CELL {
-            if *pieces == READ_PIECES {
-                return Ok(false);
-            }
-            *pieces += 1;
-            match self.connection.poll_data(cx) {
-                Poll::Pending => return Ok(false),
-                Poll::Ready(Err(error)) => return Err(self.broken(&error)),
-                Poll::Ready(Ok(false)) => return Err(self.peer_closed()),
-                Poll::Ready(Ok(true)) => {
-                    let room = self.cell.0.get_mut(self.filled..).unwrap_or_default();
-                    self.filled += self.connection.take_data(room);
-                }
+    /// Handles cells of a record where they lie, one that is split in a buffer of its own; how many have become whole.
+    fn handle_data(&mut self, now: Moment) -> Result<usize, LinkEnd> {
+        if self.filled == 0 {
+            let cells = Cell::all_of(self.connection.data());
+            let whole = cells.len();
+            if whole > 0 {
+                self.intake.handle_cells(now, cells)?;
+                self.connection.skip(whole * CELL);
+                return Ok(whole);
             }
         }
+        let room = self.cell.0.get_mut(self.filled..).unwrap_or_default();
+        self.filled += self.connection.take_data(room);
+        if self.filled < CELL {
+            return Ok(0);
+        }
         self.filled = 0;
-        Ok(true)
+        self.intake.handle_cells(now, std::slice::from_mut(&mut self.cell))?;
+        Ok(1)
     }
 
     fn poll_write_batch(&mut self, cx: &mut Context<'_>) -> Result<Progress, LinkEnd> {

@@ -6,7 +6,7 @@
 
 use std::{
     future::poll_fn,
-    io,
+    io::{self, IoSlice},
     pin::Pin,
     sync::{
         Arc,
@@ -16,7 +16,7 @@ use std::{
     time::Duration,
 };
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use quinn::{ReadError, RecvStream, SendStream, StreamId, VarInt, WriteError};
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf},
@@ -34,6 +34,8 @@ const UDP: u8 = 17;
 const REQUEST: usize = 4;
 /// A writer of bulk lets others have their turn after so many bytes.
 const TURN: usize = 64 << 10;
+/// Pieces of a stream, each of one datagram, that are written at once.
+const CHUNKS: usize = 32;
 /// What the peer learns when a stream was reset.
 pub(super) const RESET: VarInt = VarInt::from_u32(1);
 
@@ -218,11 +220,31 @@ async fn upward(mut tcp: ReadHalf<'_>, send: &mut SendStream) -> Result<u64, Bro
 
 async fn downward(recv: &mut RecvStream, mut tcp: WriteHalf<'_>) -> Result<u64, Broken> {
     let mut total = 0;
-    while let Some(chunk) = recv.read_chunk(TURN, true).await.map_err(|_: ReadError| Broken::Peer)? {
-        tcp.write_all(&chunk.bytes).await.map_err(|_| Broken::Local)?;
-        total += chunk.bytes.len() as u64;
+    let mut chunks = [const { Bytes::new() }; CHUNKS];
+    while let Some(count) = recv.read_chunks(&mut chunks).await.map_err(|_: ReadError| Broken::Peer)? {
+        let (come, _) = chunks.split_at_mut(count);
+        total += come.iter().map(|chunk| chunk.len() as u64).sum::<u64>();
+        write_all(&mut tcp, come).await.map_err(|_| Broken::Local)?;
+        come.fill(Bytes::new()); // what was written need not be kept while we wait
     }
     // The peer's half-close. An error means that the local program has gone, which `upward` sees too.
     let _ = poll_fn(|cx| Pin::new(&mut tcp).poll_shutdown(cx)).await;
     Ok(total)
+}
+
+/// Writes what has come by as few system calls as it takes.
+async fn write_all(tcp: &mut WriteHalf<'_>, chunks: &[Bytes]) -> io::Result<()> {
+    let mut slices = [IoSlice::new(&[]); CHUNKS];
+    for (slice, chunk) in slices.iter_mut().zip(chunks) {
+        *slice = IoSlice::new(chunk);
+    }
+    let (mut rest, _) = slices.split_at_mut(chunks.len().min(CHUNKS));
+    while !rest.is_empty() {
+        let written = tcp.write_vectored(rest).await?;
+        if written == 0 {
+            return Err(io::ErrorKind::WriteZero.into());
+        }
+        IoSlice::advance_slices(&mut rest, written);
+    }
+    Ok(())
 }

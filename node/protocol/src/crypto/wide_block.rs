@@ -11,7 +11,7 @@ use aes::{
 use zeroize::Zeroize;
 
 use self::bulk::{BLOCK, Bulk};
-use crate::wire::cell::Body;
+use crate::wire::cell::{BODY, Body};
 
 /// Which way along a routing path, as one of its hops sees it: its neighbours are A and B in an order that the owner
 /// has drawn.
@@ -49,13 +49,122 @@ pub struct WideBlock {
     bulk: Bulk,
     /// HCTR2's L: separates the XCTR start from the inside of the first block's cipher.
     separator: u128,
+    /// The hash's state after the block that comes before a [`tweak`] and a [`Body`].
+    prefixed: u128,
 }
 
 /// Which of the two inverse permutations.
-#[derive(Clone, Copy)]
-enum Mode {
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// From A to B.
     Encipher,
+    /// The inverse.
     Decipher,
+}
+
+/// What is to be done to a body.
+#[derive(Clone, Copy)]
+pub struct Pass<'k> {
+    block: &'k WideBlock,
+    mode: Mode,
+    tweak: [u8; TWEAK],
+}
+
+/// A body of which the first half of a pass is done: its hash is taken.
+struct Begun {
+    hash: u128,
+}
+
+impl Drop for Begun {
+    fn drop(&mut self) {
+        self.hash.zeroize();
+    }
+}
+
+/// A pass is begun, then finished. Its beginning only reads.
+impl<'k> Pass<'k> {
+    /// A pass under a key and a tweak.
+    pub fn new(block: &'k WideBlock, mode: Mode, tweak: [u8; TWEAK]) -> Pass<'k> {
+        Pass { block, mode, tweak }
+    }
+
+    /// Does the pass.
+    pub fn turn(&self, body: &mut Body) {
+        self.finish(self.begin(body), body);
+    }
+
+    fn begin(&self, body: &Body) -> Begun {
+        Begun { hash: self.block.bulk.absorb(self.tweaked(), rest_of(body)) }
+    }
+
+    fn finish(&self, begun: Begun, body: &mut Body) {
+        let (first, rest) = split(body);
+        let (outer, start) = self.turn_first(&begun, first);
+        let hash = self.block.bulk.turn_and_absorb(start, self.tweaked(), rest);
+        *first = (outer ^ hash).to_le_bytes();
+    }
+
+    /// Begins another pass of the same body, too.
+    fn finish_and_begin(&self, begun: Begun, body: &mut Body, next: &Pass<'_>) -> Begun {
+        let (first, rest) = split(body);
+        let (outer, start) = self.turn_first(&begun, first);
+        let states = [self.tweaked(), next.tweaked()];
+        let [hash, next] = self.block.bulk.turn_and_absorb_twice(start, states, rest, &next.block.bulk);
+        *first = (outer ^ hash).to_le_bytes();
+        Begun { hash: next }
+    }
+
+    /// Begins a pass of another body, too.
+    fn finish_and_begin_other(&self, begun: Begun, body: &mut Body, next: &Pass<'_>, other: &Body) -> Begun {
+        let (first, rest) = split(body);
+        let (outer, start) = self.turn_first(&begun, first);
+        let (states, others) = ([self.tweaked(), next.tweaked()], rest_of(other));
+        let [hash, next] =
+            self.block.bulk.turn_and_absorb_beside(start, states, rest, &next.block.bulk, others);
+        *first = (outer ^ hash).to_le_bytes();
+        Begun { hash: next }
+    }
+
+    fn turn_first(&self, begun: &Begun, first: &[u8; BLOCK]) -> (u128, u128) {
+        self.block.turn_first(self.mode, u128::from_le_bytes(*first) ^ begun.hash)
+    }
+
+    fn tweaked(&self) -> u128 {
+        self.block.bulk.absorb(self.block.prefixed, &[self.tweak])
+    }
+}
+
+/// Does passes one after the other, and begins each while the one before is finished: that costs little, where the
+/// processor has a unit for either.
+#[derive(Default)]
+pub struct Chain {
+    begun: Option<Begun>,
+}
+
+impl Chain {
+    /// Does all passes of a body. `next` must be the first pass of the body with which this is called next.
+    pub fn turn<'k>(
+        &mut self,
+        mut passes: impl Iterator<Item = Pass<'k>>,
+        body: &mut Body,
+        next: Option<(Pass<'_>, &Body)>,
+    ) {
+        let Some(mut pass) = passes.next() else {
+            self.begun = next.map(|(next, other)| next.begin(other));
+            return;
+        };
+        let mut begun = self.begun.take().unwrap_or_else(|| pass.begin(body));
+        for next in passes {
+            begun = pass.finish_and_begin(begun, body, &next);
+            pass = next;
+        }
+        match next {
+            Some((next, other)) => {
+                self.begun = Some(pass.finish_and_begin_other(begun, body, &next, other));
+            }
+            None => pass.finish(begun, body),
+        }
+    }
 }
 
 impl WideBlock {
@@ -65,88 +174,59 @@ impl WideBlock {
         let mut separator = Array::from(1u128.to_le_bytes());
         aes.encrypt_block(&mut separator);
         let bulk = Bulk::new(key, &aes);
-        let wide_block = WideBlock { aes, bulk, separator: u128::from_le_bytes(separator.into()) };
+        let prefixed = bulk.absorb(0, &[prefix(TWEAK, false)]);
+        let wide_block = WideBlock { aes, bulk, separator: u128::from_le_bytes(separator.into()), prefixed };
         separator.as_mut_slice().zeroize();
         wide_block
     }
 
     /// Turns a body, from A to B.
     pub fn encipher(&self, tweak: &[u8; TWEAK], body: &mut Body) {
-        let (first, rest) = split(body);
-        self.turn(Mode::Encipher, tweak, first, rest);
+        Pass::new(self, Mode::Encipher, *tweak).turn(body);
     }
 
     /// The inverse of [`WideBlock::encipher`].
     pub fn decipher(&self, tweak: &[u8; TWEAK], body: &mut Body) {
-        let (first, rest) = split(body);
-        self.turn(Mode::Decipher, tweak, first, rest);
+        Pass::new(self, Mode::Decipher, *tweak).turn(body);
     }
 
-    /// HCTR2 over a message of any length from one block on, under a tweak of any length. Both modes differ in the
-    /// middle only.
-    fn turn(&self, mode: Mode, tweak: &[u8], first: &mut [u8; BLOCK], rest: &mut [u8]) {
-        let (blocks, end) = rest.as_chunks_mut::<BLOCK>();
-        let tweaked = self.absorb_tweak(tweak, !end.is_empty());
-        let state = self.bulk.absorb(tweaked, blocks);
-        let inner = u128::from_le_bytes(*first) ^ self.absorb_end(state, end);
+    /// The middle of HCTR2, where both modes differ: makes of the inside of the first block its outside, and the start
+    /// of XCTR.
+    fn turn_first(&self, mode: Mode, inner: u128) -> (u128, u128) {
         let mut block = Array::from(inner.to_le_bytes());
         match mode {
             Mode::Encipher => self.aes.encrypt_block(&mut block),
             Mode::Decipher => self.aes.decrypt_block(&mut block),
         }
         let outer = u128::from_le_bytes(block.into());
-        let start = inner ^ outer ^ self.separator;
-        let state = self.bulk.turn_and_absorb(start, tweaked, blocks);
-        self.turn_end(start ^ (blocks.len() as u128 + 1), end);
-        *first = (outer ^ self.absorb_end(state, end)).to_le_bytes();
-    }
-
-    /// The hash of tweak and message begins with a block that names the tweak's length and whether the message
-    /// has a ragged end.
-    fn absorb_tweak(&self, tweak: &[u8], ragged: bool) -> u128 {
-        let prefix = 2 * (8 * tweak.len() as u128) + 2 + u128::from(ragged);
-        let (blocks, end) = tweak.as_chunks::<BLOCK>();
-        let state = self.bulk.absorb(0, &[prefix.to_le_bytes()]);
-        let state = self.bulk.absorb(state, blocks);
-        if end.is_empty() { state } else { self.bulk.absorb(state, &[padded(end, None)]) }
-    }
-
-    /// Absorbs what is less than a block, padded with a one and zeros.
-    fn absorb_end(&self, state: u128, end: &[u8]) -> u128 {
-        if end.is_empty() { state } else { self.bulk.absorb(state, &[padded(end, Some(1))]) }
-    }
-
-    /// XORs the beginning of AES(counter) over what is less than a block.
-    fn turn_end(&self, counter: u128, end: &mut [u8]) {
-        if end.is_empty() {
-            return;
-        }
-        let mut key = Array::from(counter.to_le_bytes());
-        self.aes.encrypt_block(&mut key);
-        for (byte, key) in end.iter_mut().zip(key) {
-            *byte ^= key;
-        }
+        (outer, inner ^ outer ^ self.separator)
     }
 }
 
 impl Drop for WideBlock {
     fn drop(&mut self) {
-        self.separator.zeroize(); // `aes` and `bulk` erase themselves
+        // `aes` and `bulk` erase themselves.
+        self.separator.zeroize();
+        self.prefixed.zeroize();
     }
+}
+
+/// The hash begins with a block that names the tweak's length in bits, and whether the message has a ragged end.
+fn prefix(tweak_bytes: usize, ragged: bool) -> [u8; BLOCK] {
+    (2 * (8 * tweak_bytes as u128) + 2 + u128::from(ragged)).to_le_bytes()
 }
 
 #[allow(clippy::expect_used)] // invariant: BODY is more than a block
-fn split(body: &mut Body) -> (&mut [u8; BLOCK], &mut [u8]) {
-    body.split_first_chunk_mut().expect("a body is longer than a block")
+fn split(body: &mut Body) -> (&mut [u8; BLOCK], &mut [[u8; BLOCK]]) {
+    const { assert!(BODY.is_multiple_of(BLOCK)) };
+    let (first, rest) = body.split_first_chunk_mut().expect("a body is longer than a block");
+    (first, rest.as_chunks_mut().0)
 }
 
-/// Less than a block, then what marks its end, then zeros.
-fn padded(end: &[u8], mark: Option<u8>) -> [u8; BLOCK] {
-    let mut block = [0; BLOCK];
-    for (to, from) in block.iter_mut().zip(end.iter().copied().chain(mark)) {
-        *to = from;
-    }
-    block
+/// All blocks but the first.
+fn rest_of(body: &Body) -> &[[u8; BLOCK]] {
+    let (_, rest) = body.split_at(BLOCK);
+    rest.as_chunks().0
 }
 
 mod bulk;

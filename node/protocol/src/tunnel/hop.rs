@@ -17,6 +17,7 @@ use crate::{
     crypto::{
         Key,
         proof::{RouteKey, Token},
+        wide_block::Pass,
     },
     identity::NodeId,
     limits::{OPENERS_PER_PATH, TOKENS_REMEMBERED},
@@ -182,14 +183,19 @@ impl Way {
         Way { gap: Mutex::new(Gap::new()), layer }
     }
 
-    /// Checks a cell's number, then turns its layer in place and renumbers it. The lock is never contended, for one
-    /// link is read by one thread, and is not held across the cryptography.
-    pub(super) fn turn(&self, cell: &mut Cell) -> Result<(), Breach> {
-        let index = cell.index();
-        lock(&self.gap).accept(index)?;
-        self.layer.turn(index, cell.body_mut());
-        cell.set_index(index.wrapping_add(self.layer.offset));
-        Ok(())
+    /// Checks a cell's number. The lock is never contended, for one link is read by one thread.
+    pub(super) fn check(&self, cell: &Cell) -> Result<(), Breach> {
+        lock(&self.gap).accept(cell.index())
+    }
+
+    /// What is to be done to a cell of this number.
+    pub(super) fn pass(&self, number: u32) -> Pass<'_> {
+        self.layer.turn(number)
+    }
+
+    /// Renumbers a cell that was turned.
+    pub(super) fn renumber(&self, cell: &mut Cell) {
+        cell.set_index(cell.index().wrapping_add(self.layer.offset));
     }
 }
 
@@ -207,15 +213,24 @@ impl Relay {
         Relay { at, ends, ways: layers.map(Way::new), used: LastUse::new(now) }
     }
 
-    /// Makes of a cell that came in on `from` the one that leaves on the other side, and returns the link there.
-    pub(super) fn pass(&self, from: Side, cell: &mut Cell) -> Result<LinkId, Breach> {
-        let ([a, b], [ab, ba]) = (self.ends, &self.ways);
-        let (way, (link, tunnel)) = match from {
-            Side::A => (ab, b),
-            Side::B => (ba, a),
+    /// The direction of cells that come in on `from`.
+    pub(super) fn way(&self, from: Side) -> &Way {
+        let [ab, ba] = &self.ways;
+        match from {
+            Side::A => ab,
+            Side::B => ba,
+        }
+    }
+
+    /// Addresses a cell that came in on `from` and was turned; the link that it leaves by.
+    pub(super) fn readdress(&self, from: Side, cell: &mut Cell) -> LinkId {
+        let [a, b] = self.ends;
+        let (link, tunnel) = match from {
+            Side::A => b,
+            Side::B => a,
         };
-        way.turn(cell)?;
+        self.way(from).renumber(cell);
         cell.set_tunnel(tunnel);
-        Ok(link)
+        link
     }
 }

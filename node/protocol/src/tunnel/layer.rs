@@ -11,7 +11,7 @@ use super::Side;
 use crate::{
     crypto::{
         Direction, Key,
-        wide_block::{WideBlock, tweak},
+        wide_block::{Mode, Pass, WideBlock, tweak},
     },
     wire::cell::Body,
 };
@@ -49,22 +49,22 @@ impl Layer {
         Layer { block: WideBlock::new(key.as_bytes()), direction, offset: 0 }
     }
 
-    /// What the hop does.
-    pub(super) fn turn(&self, index: u32, body: &mut Body) {
-        let tweak = tweak(self.direction, index);
-        match self.direction {
-            Direction::AtoB => self.block.encipher(&tweak, body),
-            Direction::BtoA => self.block.decipher(&tweak, body),
-        }
+    /// What the hop does to a cell of this number.
+    pub(super) fn turn(&self, index: u32) -> Pass<'_> {
+        let mode = match self.direction {
+            Direction::AtoB => Mode::Encipher,
+            Direction::BtoA => Mode::Decipher,
+        };
+        Pass::new(&self.block, mode, tweak(self.direction, index))
     }
 
     /// What the owner does to undo it, or to prepare for it.
-    pub(super) fn unturn(&self, index: u32, body: &mut Body) {
-        let tweak = tweak(self.direction, index);
-        match self.direction {
-            Direction::AtoB => self.block.decipher(&tweak, body),
-            Direction::BtoA => self.block.encipher(&tweak, body),
-        }
+    pub(super) fn unturn(&self, index: u32) -> Pass<'_> {
+        let mode = match self.direction {
+            Direction::AtoB => Mode::Decipher,
+            Direction::BtoA => Mode::Encipher,
+        };
+        Pass::new(&self.block, mode, tweak(self.direction, index))
     }
 }
 
@@ -76,14 +76,14 @@ pub(super) fn tunnel_layers(secret: &Key, seen: &Seen) -> [Layer; 2] {
 /// A hop passes an opener on: permutes it, and returns it as seen on side A.
 pub(super) fn turn_opener(secret: &Key, direction: Direction, body: &mut Body) -> Seen {
     permute_opener(direction, Direction::AtoB, body, |body| {
-        Layer::of_openers(secret, direction).turn(0, body)
+        Layer::of_openers(secret, direction).turn(0).turn(body)
     })
 }
 
 /// The owner undoes, or prepares for, what a hop does to an opener; returns it as seen on the hop's side A.
 pub(super) fn unturn_opener(secret: &Key, direction: Direction, body: &mut Body) -> Seen {
     permute_opener(direction, Direction::BtoA, body, |body| {
-        Layer::of_openers(secret, direction).unturn(0, body)
+        Layer::of_openers(secret, direction).unturn(0).turn(body)
     })
 }
 
@@ -130,7 +130,7 @@ mod tests {
         let mut outputs: Vec<Body> = Vec::new();
         for layer in [a, b, Layer::of_openers(&secret, Direction::AtoB)] {
             let mut body = [0; BODY];
-            layer.turn(0, &mut body);
+            layer.turn(0).turn(&mut body);
             outputs.push(body);
         }
         assert!(outputs[0] != outputs[1] && outputs[1] != outputs[2] && outputs[0] != outputs[2]);

@@ -5,7 +5,7 @@
 //! was set up are not known here: paths are installed and ended by the driver.
 //!
 //! ```text
-//! link task   --- handle_cell ---> +--------+ --- Outlet::forward ---> queue of a link
+//! link task   --- handle_cells --> +--------+ --- Outlet::forward ---> queue of a link
 //! session     --- send ----------> | Switch | --- Outlet::deliver ---> session
 //! driver      --- install, end --> +--------+ --- Outlet::report ----> driver
 //! ```
@@ -22,6 +22,7 @@ mod open;
 mod origin;
 pub mod queue;
 mod registry;
+mod row;
 mod switch;
 mod terminal;
 

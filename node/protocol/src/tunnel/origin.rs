@@ -11,12 +11,12 @@ use std::sync::{
 
 use super::{
     Kind, Outlet, OwnedHop, OwnedInstall, OwnerTunnelId, TunnelRef,
-    fault::Fault,
     gap::{Breach, Gap},
     hop::{End, LastUse, Novelty, Openers, PathEnd, lock},
     layer::{Layer, Seen, tunnel_layers, unturn_opener},
 };
 use crate::{
+    crypto::wide_block::{Chain, Pass},
     limits::TUNNEL_CELLS,
     time::Moment,
     wire::{
@@ -178,9 +178,10 @@ impl Origin {
         if outgoing.sent >= TUNNEL_CELLS {
             return Err(SendFailed::Worn);
         }
-        for (shift, layer) in self.layers.outward.iter().rev() {
-            layer.unturn(outgoing.next.wrapping_add(*shift), cell.body_mut());
-        }
+        let number = outgoing.next;
+        let layers = self.layers.outward.iter().rev();
+        let passes = layers.map(|(shift, layer)| layer.unturn(number.wrapping_add(*shift)));
+        Chain::default().turn(passes, cell.body_mut(), None);
         cell.set_index(outgoing.next);
         outgoing.next = outgoing.next.wrapping_add(1);
         outgoing.sent += 1;
@@ -188,14 +189,15 @@ impl Origin {
         Ok(())
     }
 
-    /// Takes all layers off in place, and returns what is inside.
-    pub(super) fn receive<'a>(&self, cell: &'a mut Cell) -> Result<(Kind, &'a [u8]), Fault> {
-        let index = cell.index();
-        lock(&self.gap).accept(index).map_err(|breach: Breach| Fault::Gap(breach))?;
-        for (shift, layer) in &self.layers.inward {
-            layer.unturn(index.wrapping_add(*shift), cell.body_mut());
-        }
-        Ok(body::read(cell.body())?)
+    /// Checks the number of a cell that has come in.
+    pub(super) fn check(&self, cell: &Cell) -> Result<(), Breach> {
+        lock(&self.gap).accept(cell.index())
+    }
+
+    /// What is to be done to a cell of this number, layer by layer.
+    pub(super) fn pass(&self, number: u32, layer: usize) -> Option<Pass<'_>> {
+        let (shift, layer) = self.layers.inward.get(layer)?;
+        Some(layer.unturn(number.wrapping_add(*shift)))
     }
 }
 

@@ -22,15 +22,12 @@ use super::{
     hop::{End, lock},
     origin::{Origin, Purpose, SendFailed},
     registry::{Registry, Seat},
-    terminal::{HeldCells, Terminal},
+    terminal::HeldCells,
 };
 use crate::{
     identity::NodeId,
     time::Moment,
-    wire::{
-        cell::{Cell, Command, LinkId, PathId, TunnelId},
-        opener::Answer,
-    },
+    wire::cell::{Cell, Command, LinkId, PathId, TunnelId},
 };
 
 /// Shards of the table: more than cores.
@@ -90,19 +87,33 @@ impl Switch {
         lock(&self.registry).add_owned(now, install).map(|owned| OwnedPathId(owned.id))
     }
 
-    /// Takes a cell that a link has brought. It is turned in place; what it was is lost.
+    /// Takes cells that a link has brought, in their order. They are turned in place; what they were is lost.
+    pub fn handle_cells(&self, now: Moment, from: LinkId, cells: &mut [Cell], out: &mut impl Outlet) {
+        for row in cells.chunk_by_mut(|one, next| is_data(one) == is_data(next)) {
+            if row.first().is_some_and(is_data) {
+                self.handle_data(from, row, out);
+            } else {
+                row.iter_mut().for_each(|cell| self.handle_other(now, from, cell, out));
+            }
+        }
+    }
+
+    /// Takes one.
     pub fn handle_cell(&self, now: Moment, from: LinkId, cell: &mut Cell, out: &mut impl Outlet) {
-        let Some(command) = cell.command().ok().filter(|command| is_clean(*command, cell)) else {
+        self.handle_cells(now, from, std::slice::from_mut(cell), out);
+    }
+
+    fn handle_other(&self, now: Moment, from: LinkId, cell: &mut Cell, out: &mut impl Outlet) {
+        let Some(command) = clean_command(cell) else {
             return out.report(SwitchEvent::Misbehaved { link: from, what: PeerMisbehaved::DirtyHeader });
         };
         match command {
-            Command::Data => self.handle_data(from, cell, out),
             Command::Open => self.handle_open(now, from, cell, out),
             Command::Close => self.handle_close((from, cell.tunnel()), out),
             Command::Join => self.handle_join(now, from, cell, out),
             Command::Joined => self.handle_joined((from, cell.tunnel()), out),
             Command::Destroy => self.handle_destroy((from, cell.path()), out),
-            Command::Dummy | Command::Control | Command::Hello => {
+            Command::Data | Command::Dummy | Command::Control | Command::Hello => {
                 out.report(SwitchEvent::Misbehaved { link: from, what: PeerMisbehaved::ForeignCommand });
             }
         }
@@ -161,85 +172,6 @@ impl Switch {
         self.table.get(&end).map(|seat| seat.clone())
     }
 
-    /// The hot path.
-    fn handle_data(&self, from: LinkId, cell: &mut Cell, out: &mut impl Outlet) {
-        match self.seat((from, cell.tunnel())) {
-            Some(Seat::Relay(relay, side)) => match relay.pass(side, cell) {
-                Ok(link) => {
-                    relay.used.touch();
-                    out.forward(link, cell);
-                }
-                Err(breach) => self.fault(relay.at, from, breach.into(), out),
-            },
-            Some(Seat::Origin(origin)) => self.data_for_owner(from, &origin, cell, out),
-            Some(Seat::FromOwner(terminal)) => {
-                terminal.used.touch();
-                if let Err(fault) = terminal.handle_owner_cell(cell, &self.held, out) {
-                    self.fault(terminal.at, from, fault, out);
-                }
-            }
-            Some(Seat::FromJoin(terminal)) => self.data_from_join(from, &terminal, cell, out),
-            // A tunnel that was closed here while the cell was on its way.
-            None => {}
-        }
-    }
-
-    fn data_from_join(&self, from: LinkId, terminal: &Terminal, cell: &mut Cell, out: &mut impl Outlet) {
-        terminal.used.touch();
-        match terminal.handle_join_cell(cell) {
-            Ok(()) => out.forward(terminal.owner.0, cell),
-            Err(fault) => {
-                // No relay stands between two terminals: a bad body is the peer's own.
-                if !matches!(fault, Fault::Gap(_)) {
-                    out.report(SwitchEvent::Misbehaved { link: from, what: PeerMisbehaved::BadJoin });
-                }
-                self.fault(terminal.at, from, fault, out);
-            }
-        }
-    }
-
-    fn data_for_owner(&self, from: LinkId, origin: &Origin, cell: &mut Cell, out: &mut impl Outlet) {
-        origin.used.touch();
-        let tunnel = origin.id();
-        let (kind, payload) = match origin.receive(cell) {
-            Ok(content) => content,
-            Err(fault) => return self.fault(origin.at, from, fault, out),
-        };
-        match (origin.purpose, kind) {
-            (Purpose::Join | Purpose::Incoming, Kind::Sealed | Kind::Plain) => {
-                // The answer may have been dropped on its way, as any data cell.
-                if origin.settle() {
-                    out.report(SwitchEvent::Answered { tunnel, answer: Answer::Joined });
-                }
-                out.deliver(tunnel, kind, payload);
-            }
-            (Purpose::Echo, Kind::Echo) if payload.is_empty() => {
-                out.report(SwitchEvent::Echoed { path: OwnedPathId(origin.at.path) });
-                self.close_tunnel(tunnel, out);
-            }
-            (Purpose::Join | Purpose::Publish, Kind::Answer) => match Answer::decode(payload) {
-                Ok(answer) => self.answered(from, origin, answer, out),
-                Err(malformed) => self.fault(origin.at, from, malformed.into(), out),
-            },
-            _ => self.fault(origin.at, from, Fault::NoBusiness, out),
-        }
-    }
-
-    fn answered(&self, from: LinkId, origin: &Origin, answer: Answer, out: &mut impl Outlet) {
-        let tunnel = origin.id();
-        let fits = match origin.purpose {
-            Purpose::Join => answer != Answer::Published && origin.settle(),
-            _ => answer == Answer::Published,
-        };
-        if !fits {
-            return self.fault(origin.at, from, Fault::NoBusiness, out);
-        }
-        out.report(SwitchEvent::Answered { tunnel, answer });
-        if answer != Answer::Joined {
-            self.close_tunnel(tunnel, out);
-        }
-    }
-
     /// Tunnels that this node has closed because of the gap rule: too much of them was lost on the way, or a neighbour
     /// misbehaves.
     pub fn closed_by_gap_rule(&self) -> u64 {
@@ -269,6 +201,15 @@ impl Switch {
         let [paths, ends, tunnels, joins] = lock(&self.registry).sizes();
         [paths, ends, tunnels, joins, self.table.len(), self.owners.len(), self.held.count()]
     }
+}
+
+/// A data cell that nothing is wrong with so far.
+fn is_data(cell: &Cell) -> bool {
+    clean_command(cell) == Some(Command::Data)
+}
+
+fn clean_command(cell: &Cell) -> Option<Command> {
+    cell.command().ok().filter(|command| is_clean(*command, cell))
 }
 
 /// Whether the fields that a command does not use are zero: an honest relay must not carry a mark for others.

@@ -21,7 +21,7 @@ use super::{
     layer::Layer,
 };
 use crate::{
-    crypto::proof::Token,
+    crypto::{proof::Token, wide_block::Pass},
     limits::{CELLS_WHILE_DIALLING, CELLS_WHILE_DIALLING_ALL},
     time::Moment,
     wire::{
@@ -139,14 +139,18 @@ impl Terminal {
         self.confirmed.load(Ordering::Relaxed)
     }
 
-    /// A data cell of the owner.
+    /// The way of the owner's cells, as far as this terminal.
+    pub(super) fn outward(&self) -> &Way {
+        &self.outward
+    }
+
+    /// A data cell of the owner that was turned: a plain body.
     pub(super) fn handle_owner_cell(
         &self,
         cell: &mut Cell,
         held: &HeldCells,
         out: &mut impl Outlet,
     ) -> Result<(), Fault> {
-        self.outward.turn(cell)?;
         match (self.role, body::scrub(cell.body_mut())?) {
             (Role::Exit | Role::Entry, Kind::Sealed | Kind::Plain) => {
                 self.cross(cell, held, out);
@@ -187,13 +191,13 @@ impl Terminal {
         *join = Join::Joined { end, next };
     }
 
-    /// A data cell of the other terminal: becomes the one for the owner.
-    pub(super) fn handle_join_cell(&self, cell: &mut Cell) -> Result<(), Fault> {
+    /// A data cell of the other terminal: checks it and numbers it for the owner. Then it is to be turned.
+    pub(super) fn take_join_cell(&self, cell: &mut Cell) -> Result<(), Fault> {
         lock(&self.join_gap).accept(cell.index())?;
         if !self.answered.load(Ordering::Relaxed) || !body::scrub(cell.body_mut())?.crosses() {
             return Err(Fault::NoBusiness);
         }
-        self.turn_inward(cell);
+        self.number_inward(cell);
         Ok(())
     }
 
@@ -206,15 +210,25 @@ impl Terminal {
     pub(super) fn speak(&self, kind: Kind, payload: &[u8]) -> Cell {
         let mut cell = Cell::new(Command::Data, self.owner.1);
         if body::write(kind, payload, cell.body_mut()).is_ok() {
-            self.turn_inward(&mut cell);
+            self.number_inward(&mut cell);
+            self.inward_pass(cell.index()).turn(cell.body_mut());
+            self.readdress_inward(&mut cell);
         }
         cell
     }
 
-    fn turn_inward(&self, cell: &mut Cell) {
-        let count = self.inward_next.fetch_add(1, Ordering::Relaxed);
-        self.inward.turn(count, cell.body_mut());
-        cell.set_index(count.wrapping_add(self.inward.offset));
+    fn number_inward(&self, cell: &mut Cell) {
+        cell.set_index(self.inward_next.fetch_add(1, Ordering::Relaxed));
+    }
+
+    /// What is to be done to a cell for the owner that got this number.
+    pub(super) fn inward_pass(&self, number: u32) -> Pass<'_> {
+        self.inward.turn(number)
+    }
+
+    /// Addresses a cell for the owner that was turned.
+    pub(super) fn readdress_inward(&self, cell: &mut Cell) {
+        cell.set_index(cell.index().wrapping_add(self.inward.offset));
         cell.set_tunnel(self.owner.1);
     }
 

@@ -445,7 +445,9 @@ fn the_filler_does_not_cross() {
     });
     let mut cell = last.unwrap();
     let origin = net.nodes[1].switch.origin(visitor).unwrap();
-    assert_eq!(origin.receive(&mut cell).unwrap(), (Kind::Plain, &b"x"[..]));
+    let number = cell.index();
+    (0..).map_while(|layer| origin.pass(number, layer)).for_each(|pass| pass.turn(cell.body_mut()));
+    assert_eq!(crate::wire::body::read(cell.body()).unwrap(), (Kind::Plain, &b"x"[..]));
     assert!(cell.body()[20..].iter().all(|byte| *byte == 0));
 }
 

@@ -4,6 +4,8 @@
 //! body of 1,376 bytes. The path id is used by OPEN and DESTROY only and zero elsewhere. Parsing never fails on a
 //! body; a header with an unknown command or a last byte that is not zero is a fault of the link's peer.
 
+use zerocopy::{FromBytes, IntoBytes, KnownLayout};
+
 /// Bytes of a cell on the wire.
 pub const CELL: usize = HEADER + BODY;
 /// Bytes of a cell's header.
@@ -102,7 +104,7 @@ impl TunnelId {
 }
 
 /// One cell.
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout)]
 #[repr(transparent)]
 pub struct Cell(pub [u8; CELL]);
 
@@ -118,6 +120,12 @@ impl Cell {
         cell.set_command(command);
         cell.set_tunnel(tunnel);
         cell
+    }
+
+    /// The cells that `bytes` begin with, where they lie; less than a cell at the end is left out.
+    pub fn all_of(bytes: &mut [u8]) -> &mut [Cell] {
+        let cells = bytes.len() / CELL;
+        <[Cell]>::mut_from_prefix_with_elems(bytes, cells).map_or(&mut [], |(cells, _)| cells)
     }
 
     /// The command, if the header is one that this version knows.
@@ -198,4 +206,22 @@ impl LinkId {
     pub const LOOP_B: LinkId = LinkId(1);
     /// The first number for links to other nodes.
     pub const FIRST: u64 = 2;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cells_are_found_where_they_lie_and_a_part_of_one_is_not() {
+        let mut bytes = vec![0; 3 * CELL - 1];
+        bytes[CELL] = Command::Open as u8;
+        let cells = Cell::all_of(&mut bytes);
+        assert_eq!(cells.len(), 2);
+        assert_eq!(cells[1].command(), Ok(Command::Open));
+        cells[1].set_index(7);
+        assert_eq!(bytes[CELL + 11..CELL + 15], [0, 0, 0, 7]);
+        assert!(Cell::all_of(&mut bytes[..CELL - 1]).is_empty());
+        assert!(Cell::all_of(&mut []).is_empty());
+    }
 }

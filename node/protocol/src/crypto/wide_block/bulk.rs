@@ -2,8 +2,8 @@
 //! XOR AES in XCTR mode over them while their hash is taken again.
 //!
 //! Every hop does both to every cell, so this is the hottest code there is. Where the processor has the instructions,
-//! both go through it at once: AES and the multiplication of polynomials are different units, which the second pass
-//! keeps busy together. Elsewhere, and as the oracle of the tests, the crates `aes` and `polyval` do one after the
+//! both go through it at once: AES and the multiplication of polynomials are different units, which are kept busy
+//! together, best if the first hash of what is turned next is taken along. Elsewhere, and as the oracle of the tests, the crates `aes` and `polyval` do one after the
 //! other; they take half as long again, because `polyval` cannot begin from a state without a copy of its keys, which
 //! it must erase afterwards.
 
@@ -53,6 +53,41 @@ impl Bulk {
             #[cfg(target_arch = "x86_64")]
             Bulk::Instructions(instructions) => instructions.turn_and_absorb(start, state, blocks),
             Bulk::Portable(portable) => portable.turn_and_absorb(start, state, blocks),
+        }
+    }
+
+    /// The same, and absorbs what they have become under the `next` key as well. Each hash begins with its own state.
+    pub(super) fn turn_and_absorb_twice(
+        &self,
+        start: u128,
+        [own, theirs]: [u128; 2],
+        blocks: &mut [[u8; BLOCK]],
+        next: &Bulk,
+    ) -> [u128; 2] {
+        match (self, next) {
+            #[cfg(target_arch = "x86_64")]
+            (Bulk::Instructions(keys), Bulk::Instructions(next)) => {
+                keys.turn_and_absorb_twice(start, [own, theirs], blocks, next)
+            }
+            _ => [self.turn_and_absorb(start, own, blocks), next.absorb(theirs, blocks)],
+        }
+    }
+
+    /// The same, and absorbs as many `others` under the `next` key.
+    pub(super) fn turn_and_absorb_beside(
+        &self,
+        start: u128,
+        [own, theirs]: [u128; 2],
+        blocks: &mut [[u8; BLOCK]],
+        next: &Bulk,
+        others: &[[u8; BLOCK]],
+    ) -> [u128; 2] {
+        match (self, next) {
+            #[cfg(target_arch = "x86_64")]
+            (Bulk::Instructions(keys), Bulk::Instructions(next)) if blocks.len() == others.len() => {
+                keys.turn_and_absorb_beside(start, [own, theirs], blocks, next, others)
+            }
+            _ => [self.turn_and_absorb(start, own, blocks), next.absorb(theirs, others)],
         }
     }
 }
@@ -143,6 +178,27 @@ mod tests {
             let state = [ours.turn_and_absorb(start, state, &mut one), portable.turn_and_absorb(start, state, &mut other)];
             prop_assert_eq!(state[0], state[1]);
             prop_assert_eq!(one, other);
+        }
+
+        #[test]
+        fn what_is_taken_along_changes_nothing(
+            keys: [[u8; 32]; 2],
+            start: u128,
+            states: [u128; 2],
+            bodies in proptest::collection::vec(any::<[[u8; BLOCK]; 2]>(), 0..100),
+        ) {
+            let (blocks, others): (Vec<_>, Vec<_>) = bodies.into_iter().map(|[one, other]| (one, other)).unzip();
+            let [[key, portable], [next, next_portable]] = keys.map(|key| both(&key));
+            let mut expected = blocks.clone();
+            let own = portable.turn_and_absorb(start, states[0], &mut expected);
+            let mut turned = blocks.clone();
+            let twice = key.turn_and_absorb_twice(start, states, &mut turned, &next);
+            prop_assert_eq!(twice, [own, next_portable.absorb(states[1], &expected)]);
+            prop_assert_eq!(&turned, &expected);
+            let mut turned = blocks;
+            let beside = key.turn_and_absorb_beside(start, states, &mut turned, &next, &others);
+            prop_assert_eq!(beside, [own, next_portable.absorb(states[1], &others)]);
+            prop_assert_eq!(&turned, &expected);
         }
     }
 }

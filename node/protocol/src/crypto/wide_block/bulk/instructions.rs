@@ -9,15 +9,23 @@
 //! with R = M1·H1 + M0·D1 and F = M1·H0 + M0·D0: four short products, and F·x^-64 is F with its halves swapped plus
 //! F0·p. The R and F of several blocks, each with its own power of H, are added and then reduced at once.
 //!
-//! The only `unsafe` of the core is here: three calls of functions that are compiled for instructions which not every
+//! AES and the multiplication are different units, which can begin one instruction in each cycle, if instructions for
+//! both come in turn: a processor looks ahead for two hundred instructions, and each unit's come in blocks of seventy.
+//! So [`turn`] turns some blocks, and between the rounds multiplies those that were turned before, and what else
+//! there is to be hashed.
+//!
+//! The only `unsafe` of the core is here: calls of functions that are compiled for instructions which not every
 //! processor has, behind the question whether this one has them. They compute with values and dereference nothing.
 
 #![allow(unsafe_code)]
 
-use std::arch::x86_64::{
-    __m128i, _mm_aesenc_si128, _mm_aesenclast_si128, _mm_aeskeygenassist_si128, _mm_clmulepi64_si128,
-    _mm_cvtsi128_si64, _mm_set_epi64x, _mm_setzero_si128, _mm_shuffle_epi32, _mm_slli_si128,
-    _mm_unpackhi_epi64, _mm_xor_si128,
+use std::{
+    arch::x86_64::{
+        __m128i, _mm_add_epi64, _mm_aesenc_si128, _mm_aesenclast_si128, _mm_aeskeygenassist_si128,
+        _mm_clmulepi64_si128, _mm_cvtsi128_si64, _mm_set_epi64x, _mm_setzero_si128, _mm_shuffle_epi32,
+        _mm_slli_si128, _mm_unpackhi_epi64, _mm_xor_si128,
+    },
+    hint::black_box,
 };
 
 use zeroize::Zeroize;
@@ -36,11 +44,13 @@ const SWAP: i32 = 0b01_00_11_10;
 /// Keys made ready. Only made on processors that have the instructions.
 pub(in super::super) struct Instructions {
     round_keys: RoundKeys,
-    /// H^STRIDE, ..., H^1.
-    powers: [Power; STRIDE],
+    powers: Powers,
 }
 
 type RoundKeys = [u128; ROUNDS + 1];
+/// H^STRIDE, ..., H^1.
+type Powers = [Power; STRIDE];
+type Stride = [[u8; BLOCK]; STRIDE];
 
 /// A power of H, and its D.
 #[derive(Clone, Copy, Default)]
@@ -76,14 +86,41 @@ impl Instructions {
 
     pub(super) fn turn_and_absorb(&self, start: u128, state: u128, blocks: &mut [[u8; BLOCK]]) -> u128 {
         // SAFETY: `self` exists, so the processor has all the features that the function is compiled for.
-        unsafe { turn_and_absorb(self, start, state, blocks) }
+        let [state, _] = unsafe { turn::<false, false>(self, start, [state, 0], blocks, &self.powers, &[]) };
+        state
+    }
+
+    /// Absorbs what the blocks become under the `next` key, too.
+    pub(super) fn turn_and_absorb_twice(
+        &self,
+        start: u128,
+        states: [u128; 2],
+        blocks: &mut [[u8; BLOCK]],
+        next: &Instructions,
+    ) -> [u128; 2] {
+        // SAFETY: `self` exists, so the processor has all the features that the function is compiled for.
+        unsafe { turn::<true, false>(self, start, states, blocks, &next.powers, &[]) }
+    }
+
+    /// Absorbs `others` under the `next` key, too. There must be as many.
+    pub(super) fn turn_and_absorb_beside(
+        &self,
+        start: u128,
+        states: [u128; 2],
+        blocks: &mut [[u8; BLOCK]],
+        next: &Instructions,
+        others: &[[u8; BLOCK]],
+    ) -> [u128; 2] {
+        // SAFETY: `self` exists, so the processor has all the features that the function is compiled for.
+        unsafe { turn::<true, true>(self, start, states, blocks, &next.powers, others) }
     }
 }
 
 #[target_feature(enable = "avx,aes,pclmulqdq")]
 fn expand(key: &[u8; 32]) -> Instructions {
     let round_keys = round_keys(key);
-    let [hash_key] = encrypt(&round_keys, [load(0)]);
+    let [first, ..] = round_keys;
+    let [hash_key] = encrypt(&round_keys, [load(first)]);
     Instructions { round_keys, powers: powers(store(hash_key)) }
 }
 
@@ -136,28 +173,22 @@ fn spread(key: __m128i) -> __m128i {
     _mm_xor_si128(key, _mm_slli_si128(key, 8))
 }
 
+/// AES of blocks to which the first round key was added.
 #[target_feature(enable = "avx,aes")]
 #[inline]
 fn encrypt<const N: usize>(keys: &RoundKeys, mut blocks: [__m128i; N]) -> [__m128i; N] {
-    let [first, middle @ .., last] = keys;
-    let (first, last) = (load(*first), load(*last));
-    for block in &mut blocks {
-        *block = _mm_xor_si128(*block, first);
-    }
+    let [_, middle @ .., last] = keys;
     for key in middle {
-        let key = load(*key);
-        for block in &mut blocks {
-            *block = _mm_aesenc_si128(*block, key);
-        }
+        round(*key, &mut blocks);
     }
     for block in &mut blocks {
-        *block = _mm_aesenclast_si128(*block, last);
+        *block = _mm_aesenclast_si128(*block, load(*last));
     }
     blocks
 }
 
 #[target_feature(enable = "avx,pclmulqdq")]
-fn powers(hash_key: u128) -> [Power; STRIDE] {
+fn powers(hash_key: u128) -> Powers {
     let first = Power { h: hash_key, d: divided(hash_key) };
     let mut powers = [first; STRIDE];
     let mut last = hash_key;
@@ -177,66 +208,174 @@ fn divided(h: u128) -> u128 {
 }
 
 #[target_feature(enable = "avx,pclmulqdq")]
-fn absorb(powers: &[Power; STRIDE], state: u128, blocks: &[[u8; BLOCK]]) -> u128 {
-    let [.., last] = powers;
-    let (strides, end) = blocks.as_chunks::<STRIDE>();
+fn absorb(powers: &Powers, state: u128, blocks: &[[u8; BLOCK]]) -> u128 {
+    let (strides, end) = blocks.as_chunks();
     let mut state = load(state);
     for stride in strides {
         state = absorb_some(powers, state, stride);
     }
-    for block in end {
-        state = absorb_some(std::array::from_ref(last), state, std::array::from_ref(block));
-    }
-    store(state)
+    absorb_singly(powers, state, end)
 }
 
+/// XCTR over a message, its hash as it becomes, and if there are `TWO` hashes, one under `powers`: that of an `OTHER`
+/// message as long, or that of this one once more. Each hash begins with one of the states.
+///
+/// What is hashed beside each stride is the one before it. All is decided when this is compiled: a choice in the loop
+/// costs a tenth.
 #[target_feature(enable = "avx,aes,pclmulqdq")]
-fn turn_and_absorb(keys: &Instructions, start: u128, state: u128, blocks: &mut [[u8; BLOCK]]) -> u128 {
-    let [.., last] = &keys.powers;
+fn turn<const TWO: bool, const OTHER: bool>(
+    keys: &Instructions,
+    start: u128,
+    [own, beside]: [u128; 2],
+    blocks: &mut [[u8; BLOCK]],
+    powers: &Powers,
+    others: &[[u8; BLOCK]],
+) -> [u128; 2] {
+    let [first, ..] = keys.round_keys;
+    let mut counters = Counters::new(load(start ^ first));
+    let mut states = [load(own), load(beside)];
     let (strides, end) = blocks.as_chunks_mut::<STRIDE>();
-    let (start, mut state) = (load(start), load(state));
-    let mut counter = 0;
-    for stride in strides {
-        turn_some(keys, start, &mut counter, stride);
-        state = absorb_some(&keys.powers, state, stride);
+    let (others, others_end) = others.as_chunks::<STRIDE>();
+    if let Some((first, rest)) = strides.split_first_mut() {
+        let stream = encrypt(&keys.round_keys, counters.next());
+        let mut before = turn_stride(first, stream);
+        for (number, stride) in rest.iter_mut().enumerate() {
+            let hashed = [&before, if OTHER { &others[number] } else { &before }];
+            let (stream, after) = encrypt_and_absorb::<TWO>(keys, powers, counters.next(), states, hashed);
+            states = after;
+            before = turn_stride(stride, stream);
+        }
+        states[0] = absorb_some(&keys.powers, states[0], &before);
+        if TWO {
+            states[1] = absorb_some(powers, states[1], if OTHER { &others[rest.len()] } else { &before });
+        }
     }
-    for block in end.as_chunks_mut::<1>().0 {
-        turn_some(keys, start, &mut counter, block);
-        state = absorb_some(std::array::from_ref(last), state, block);
+    for block in end.iter_mut() {
+        let [key] = encrypt(&keys.round_keys, counters.next());
+        *block = xor(block, key);
     }
-    store(state)
+    let [own, beside] = states;
+    let own = absorb_singly(&keys.powers, own, end);
+    let beside_end = if OTHER { others_end } else { end };
+    [own, if TWO { absorb_singly(powers, beside, beside_end) } else { 0 }]
+}
+
+/// XORs a stride's keystream over it; what it has become.
+#[target_feature(enable = "avx")]
+#[inline]
+fn turn_stride(stride: &mut Stride, stream: [__m128i; STRIDE]) -> Stride {
+    for (block, key) in stride.iter_mut().zip(stream) {
+        *block = xor(block, key);
+    }
+    *stride
+}
+
+/// Encrypts a stride as [`encrypt`] does, and absorbs two others between the rounds: one under its own powers, one under `powers`.
+///
+/// The loop must stay one: in one piece, the compiler would put all multiplications first and all rounds after them,
+/// and one unit would wait for the other. Hence the black box.
+#[target_feature(enable = "avx,aes,pclmulqdq")]
+#[inline]
+fn encrypt_and_absorb<const TWO: bool>(
+    keys: &Instructions,
+    powers: &Powers,
+    mut blocks: [__m128i; STRIDE],
+    states: [__m128i; 2],
+    [own, beside]: [&Stride; 2],
+) -> ([__m128i; STRIDE], [__m128i; 2]) {
+    /// Rounds beside each block but the first, which waits for the state: it comes last.
+    const ROUNDS_A_BLOCK: usize = 3;
+    const { assert!(ROUNDS == ROUNDS_A_BLOCK * (STRIDE - 1) + 2) };
+    let [_, rounds @ .., before_last, last] = &keys.round_keys;
+    let mut sums = [Product::zero(); 2];
+    let rounds = black_box(rounds.as_chunks::<ROUNDS_A_BLOCK>().0);
+    for (place, [one, two, three]) in (1..STRIDE).rev().zip(rounds) {
+        round(*one, &mut blocks);
+        if TWO {
+            sums[1] = sums[1].plus(product(load_block(&beside[place]), &powers[place]));
+        }
+        round(*two, &mut blocks);
+        sums[0] = sums[0].plus(product(load_block(&own[place]), &keys.powers[place]));
+        round(*three, &mut blocks);
+    }
+    round(*before_last, &mut blocks);
+    let block = _mm_xor_si128(states[0], load_block(&own[0]));
+    let own = reduce(sums[0].plus(product(block, &keys.powers[0])));
+    let beside = if TWO {
+        let block = _mm_xor_si128(states[1], load_block(&beside[0]));
+        reduce(sums[1].plus(product(block, &powers[0])))
+    } else {
+        states[1]
+    };
+    for block in &mut blocks {
+        *block = _mm_aesenclast_si128(*block, load(*last));
+    }
+    (blocks, [own, beside])
 }
 
 #[target_feature(enable = "avx,aes")]
 #[inline]
-fn turn_some<const N: usize>(
-    keys: &Instructions,
+fn round<const N: usize>(key: u128, blocks: &mut [__m128i; N]) {
+    let key = load(key);
+    for block in blocks {
+        *block = _mm_aesenc_si128(*block, key);
+    }
+}
+
+/// What the keystream is made of, the first round key added.
+struct Counters {
     start: __m128i,
-    counter: &mut i64,
-    blocks: &mut [[u8; BLOCK]; N],
-) {
-    let mut stream = [start; N];
-    for block in &mut stream {
-        *counter += 1;
-        *block = _mm_xor_si128(start, _mm_set_epi64x(0, *counter));
+    last: __m128i,
+}
+
+impl Counters {
+    #[target_feature(enable = "avx")]
+    #[inline]
+    fn new(start: __m128i) -> Counters {
+        Counters { start, last: _mm_setzero_si128() }
     }
-    for (block, key) in blocks.iter_mut().zip(encrypt(&keys.round_keys, stream)) {
-        *block = store(_mm_xor_si128(load(u128::from_le_bytes(*block)), key)).to_le_bytes();
+
+    #[target_feature(enable = "avx")]
+    #[inline]
+    fn next<const N: usize>(&mut self) -> [__m128i; N] {
+        let mut counters = [self.start; N];
+        let mut number = 0;
+        for block in &mut counters {
+            number += 1;
+            *block = _mm_xor_si128(self.start, _mm_add_epi64(self.last, _mm_set_epi64x(0, number)));
+        }
+        self.last = _mm_add_epi64(self.last, _mm_set_epi64x(0, number));
+        counters
     }
+}
+
+#[target_feature(enable = "avx")]
+#[inline]
+fn xor(block: &[u8; BLOCK], key: __m128i) -> [u8; BLOCK] {
+    store(_mm_xor_si128(load_block(block), key)).to_le_bytes()
 }
 
 /// As many blocks as powers, and one reduction. The first block waits for the state, so its product comes last.
 #[target_feature(enable = "avx,pclmulqdq")]
 #[inline]
 fn absorb_some<const N: usize>(powers: &[Power; N], state: __m128i, blocks: &[[u8; BLOCK]; N]) -> __m128i {
-    let mut sum = Product { r: _mm_setzero_si128(), f: _mm_setzero_si128() };
+    let mut sum = Product::zero();
     for place in (0..N).rev() {
-        let block = load(u128::from_le_bytes(blocks[place]));
+        let block = load_block(&blocks[place]);
         let block = if place == 0 { _mm_xor_si128(state, block) } else { block };
-        let Product { r, f } = product(block, &powers[place]);
-        sum = Product { r: _mm_xor_si128(sum.r, r), f: _mm_xor_si128(sum.f, f) };
+        sum = sum.plus(product(block, &powers[place]));
     }
     reduce(sum)
+}
+
+/// What is less than a stride.
+#[target_feature(enable = "avx,pclmulqdq")]
+fn absorb_singly(powers: &Powers, mut state: __m128i, blocks: &[[u8; BLOCK]]) -> u128 {
+    let [.., first] = powers;
+    for block in blocks {
+        state = absorb_some(std::array::from_ref(first), state, std::array::from_ref(block));
+    }
+    store(state)
 }
 
 /// R and F of the text above.
@@ -244,6 +383,20 @@ fn absorb_some<const N: usize>(powers: &[Power; N], state: __m128i, blocks: &[[u
 struct Product {
     r: __m128i,
     f: __m128i,
+}
+
+impl Product {
+    #[target_feature(enable = "avx")]
+    #[inline]
+    fn zero() -> Product {
+        Product { r: _mm_setzero_si128(), f: _mm_setzero_si128() }
+    }
+
+    #[target_feature(enable = "avx")]
+    #[inline]
+    fn plus(self, other: Product) -> Product {
+        Product { r: _mm_xor_si128(self.r, other.r), f: _mm_xor_si128(self.f, other.f) }
+    }
 }
 
 #[target_feature(enable = "avx,pclmulqdq")]
@@ -261,6 +414,12 @@ fn product(m: __m128i, power: &Power) -> Product {
 fn reduce(sum: Product) -> __m128i {
     let low = _mm_clmulepi64_si128(sum.f, _mm_set_epi64x(0, P), 0x00);
     _mm_xor_si128(_mm_xor_si128(sum.r, low), _mm_shuffle_epi32(sum.f, SWAP))
+}
+
+#[target_feature(enable = "avx")]
+#[inline]
+fn load_block(block: &[u8; BLOCK]) -> __m128i {
+    load(u128::from_le_bytes(*block))
 }
 
 #[target_feature(enable = "avx")]
