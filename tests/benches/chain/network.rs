@@ -53,6 +53,7 @@ impl Chain {
             to: listener.local_addr()?,
             label: "chain".into(),
             protocol: Protocol::Tcp,
+            proxy_protocol: false,
         };
         tokio::spawn(load::serve(listener));
         let hosted = host.host(request, hops).await?;

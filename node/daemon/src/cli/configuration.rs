@@ -60,6 +60,8 @@ struct Service {
     udp: bool,
     #[serde(default = "usual_label", rename = "as", deserialize_with = "label")]
     label: String,
+    #[serde(default, rename = "proxy-protocol")]
+    proxy_protocol: bool,
 }
 
 /// Why a configuration cannot be used.
@@ -145,6 +147,7 @@ impl Service {
             to: self.to.complete(self.port),
             label: self.label.clone(),
             protocol: host::protocol(self.udp),
+            proxy_protocol: self.proxy_protocol,
         }
     }
 }
@@ -180,6 +183,10 @@ fn parse(text: &str) -> Result<Configuration, Fault> {
         .map_err(|error| Fault::new(text, error.span(), explained(text, error.message(), error.span())))?;
     let mut seen = BTreeSet::new();
     for service in &read.host {
+        if service.get_ref().udp && service.get_ref().proxy_protocol {
+            let what = "a service with udp = true cannot have proxy-protocol = true, which is for TCP";
+            return Err(Fault::new(text, Some(service.span()), what.to_owned()));
+        }
         let HostRequest { port, label, protocol, .. } = service.get_ref().request();
         if !seen.insert((port, protocol, label.clone())) {
             let what = format!("port {port} of {label:?} is published above already. Remove one of the two");
@@ -320,7 +327,7 @@ mod tests {
             }
             assert!(in_full.lines().any(|line| line.starts_with(&format!("{option} = "))), "{option}");
         }
-        for key in ["port = ", "to = ", "udp = ", "as = "] {
+        for key in ["port = ", "to = ", "udp = ", "as = ", "proxy-protocol = "] {
             assert!(in_full.lines().any(|line| line.starts_with(key)), "{key}");
         }
     }
@@ -349,6 +356,7 @@ mod tests {
             ("[[host]]\nport = 0", "2: port: it is a number from 1 to 65535"),
             ("[[host]]\nport = 80\nto = \"localhost\"", "3: to: it looks like 127.0.0.1:8000"),
             ("[[host]]\nport = 80\nudp = 1", "3: udp: invalid type: integer `1`, expected a boolean"),
+            ("[[host]]\nport = 80\nudp = true\nproxy-protocol = true", "1: a service with udp = true cannot"),
             ("[[host]]\nport = 80\nas = \"A/B\"", "3: as: a name consists of"),
             ("host = 8000", "1: host: each service begins with a line of its own, [[host]]"),
             ("[host]\nport = 8000", "1: host: each service begins with a line of its own, [[host]]"),
@@ -362,12 +370,13 @@ mod tests {
 
     #[test]
     fn services_are_what_phantom_host_would_ask_for() {
-        let text = "[[host]]\nport = 53\nto = 8000\n[[host]]\nport = 53\nudp = true\n[[host]]\nport = 22\nas = \"shell\"";
+        let text = "[[host]]\nport = 53\nto = 8000\n[[host]]\nport = 53\nudp = true\n[[host]]\nport = 22\nas = \"shell\"\nproxy-protocol = true";
         let request = |port, to: &str, label: &str, udp| HostRequest {
             port,
             to: to.parse().unwrap(),
             label: label.to_owned(),
             protocol: host::protocol(udp),
+            proxy_protocol: label == "shell",
         };
         assert_eq!(
             parse(text).unwrap().services(),

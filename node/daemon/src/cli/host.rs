@@ -46,6 +46,10 @@ pub(super) struct Args {
     /// The port speaks UDP, not TCP; for both, publish it twice
     #[arg(long)]
     udp: bool,
+    /// Tell your server who comes, by a line of the PROXY protocol (version 1) before each connection; nginx, HAProxy and
+    /// others read it where they are told to. The visitor's address in it is its AP address
+    #[arg(long, conflicts_with = "udp")]
+    proxy_protocol: bool,
     /// The identity: 1 to 32 of a-z, 0-9 and -; it is made when it is first used
     #[arg(long = "as", value_name = "NAME", default_value = LABEL, value_parser = label)]
     label: String,
@@ -71,7 +75,8 @@ pub(super) async fn run(args: Args) -> anyhow::Result<()> {
     let mut progress = Progress::new();
     progress.say("Publishing: building paths to the entry nodes ...");
     let protocol = protocol(args.udp);
-    let request = HostRequest { port: args.port, to, label: args.label, protocol };
+    let request =
+        HostRequest { port: args.port, to, label: args.label, protocol, proxy_protocol: args.proxy_protocol };
     let hosted = timeout(PATIENCE, client.host(request)).await.context(
         "The node has not said within 3 minutes that the port is published. It goes on trying: see `phantom status`",
     )??;

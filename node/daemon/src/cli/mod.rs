@@ -170,6 +170,7 @@ mod tests {
             ("host 99999", "99999"),
             ("host http", "a number from 1 to 65535"),
             ("host 0", "PORT"),
+            ("host 53 --udp --proxy-protocol", "--proxy-protocol"),
             ("host 80 --as A/B", "--as"),
             ("host 80 --to localhost", "it looks like 127.0.0.1:8000"),
             ("identity new Shop", "a-z"),

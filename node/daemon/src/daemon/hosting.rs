@@ -211,9 +211,9 @@ impl Daemon {
 }
 
 pub(super) fn hosted(request: HostRequest, public: &ApPublic) -> Hosted {
-    let HostRequest { port, to, label, protocol } = request;
+    let HostRequest { port, to, label, protocol, proxy_protocol } = request;
     let address = public.address().into();
-    Hosted { label, name: public.name().to_string(), address, port, to, protocol }
+    Hosted { label, name: public.name().to_string(), address, port, to, protocol, proxy_protocol }
 }
 
 /// Ports, by label, protocol and number.
@@ -293,7 +293,8 @@ mod tests {
     type Ports = Vec<(Protocol, u16)>;
 
     fn wish(label: &str, port: u16, to: u16) -> HostRequest {
-        HostRequest { port, to: ([127, 0, 0, 1], to).into(), label: label.into(), protocol: Protocol::Tcp }
+        let to = ([127, 0, 0, 1], to).into();
+        HostRequest { port, to, label: label.into(), protocol: Protocol::Tcp, proxy_protocol: true }
     }
 
     /// Where the ports lead, by local port.

@@ -1,9 +1,6 @@
 //! The seam between sessions and the network: how a session sends, and how it asks for tunnels.
 
-use std::{
-    net::SocketAddr,
-    sync::{Arc, Mutex},
-};
+use std::sync::{Arc, Mutex};
 
 use futures_util::{FutureExt, future::BoxFuture};
 use phantom_protocol::{
@@ -15,9 +12,10 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::{driver::Command, hosting, lock};
 use crate::{
+    doors::HostRequest,
     link::{self, Links},
     session::{
-        self, After, OpenError, OpenTunnel, OpenedTunnel, Protocol, Refusal, Targets, TunnelRequest,
+        self, After, OpenError, OpenTunnel, OpenedTunnel, Protocol, Refusal, Target, Targets, TunnelRequest,
         TunnelSend,
     },
 };
@@ -88,7 +86,9 @@ impl OpenTunnel for DriverOpener {
 pub(super) struct Ports(pub(super) Arc<Mutex<hosting::Targets>>);
 
 impl Targets for Ports {
-    fn target(&self, _client: &ApPublic, protocol: Protocol, port: u16) -> Result<SocketAddr, Refusal> {
-        lock(&self.0).get(&(protocol, port)).map(|request| request.to).ok_or(Refusal::Refused)
+    fn target(&self, _client: &ApPublic, protocol: Protocol, port: u16) -> Result<Target, Refusal> {
+        let target =
+            |request: &HostRequest| Target { address: request.to, introduces: request.proxy_protocol };
+        lock(&self.0).get(&(protocol, port)).map(target).ok_or(Refusal::Refused)
     }
 }

@@ -146,7 +146,8 @@ async fn publish_site(host: &Daemon, nodes: usize, hops: usize) -> anyhow::Resul
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.context("no port for the website")?;
     let to = listener.local_addr()?;
     tokio::spawn(site::serve(listener, site::Facts { hops, nodes }));
-    let request = HostRequest { port: 80, to, label: "site".into(), protocol: Protocol::Tcp };
+    let request =
+        HostRequest { port: 80, to, label: "site".into(), protocol: Protocol::Tcp, proxy_protocol: false };
     let hosted = Daemon::host(host, request, hops).await?;
     hosted.name.parse().context("the website's name does not parse")
 }

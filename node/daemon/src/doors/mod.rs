@@ -99,6 +99,9 @@ pub struct HostRequest {
     /// What the port speaks.
     #[serde(default)]
     pub protocol: Protocol,
+    /// Each connection to `to` begins with a line of the PROXY protocol, which says who comes. Only for TCP.
+    #[serde(default)]
+    pub proxy_protocol: bool,
 }
 
 /// A published port.
@@ -117,6 +120,9 @@ pub struct Hosted {
     /// What the port speaks.
     #[serde(default)]
     pub protocol: Protocol,
+    /// Each connection to `to` begins with a line of the PROXY protocol, which says who comes. Only for TCP.
+    #[serde(default)]
+    pub proxy_protocol: bool,
 }
 
 impl fmt::Display for Hosted {

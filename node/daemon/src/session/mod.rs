@@ -14,6 +14,7 @@ mod congestion;
 mod datagram;
 mod error;
 mod flow;
+mod introduction;
 mod service;
 mod socket_client;
 mod socket_service;
@@ -42,7 +43,7 @@ pub use client::SessionPool;
 pub use congestion::CongestionConfig;
 pub use error::{OpenError, Refusal};
 pub use flow::{Deliver, Flow};
-pub use service::{Service, SessionStats, Targets};
+pub use service::{Service, SessionStats, Target, Targets};
 pub use stream::{SessionStream, splice};
 pub use tunnel::{After, Inbox, Tunnel, TunnelSend};
 

@@ -42,15 +42,25 @@ const LOOK: Duration = Duration::from_millis(100);
 /// A tunnel that no session uses any more is kept so long: a migration may go back.
 const UNUSED: Duration = Duration::from_secs(10);
 
+/// Where a port of a service leads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Target {
+    /// The local address behind it.
+    pub address: SocketAddr,
+    /// Each TCP connection begins with a line of the PROXY protocol.
+    pub introduces: bool,
+}
+
 /// Where the ports of a service lead.
 pub trait Targets: Send + Sync {
-    /// The local address behind a port, for this client.
-    fn target(&self, client: &ApPublic, protocol: Protocol, port: u16) -> Result<SocketAddr, Refusal>;
+    /// Where a port leads for this client.
+    fn target(&self, client: &ApPublic, protocol: Protocol, port: u16) -> Result<Target, Refusal>;
 }
 
 impl Targets for BTreeMap<(Protocol, u16), SocketAddr> {
-    fn target(&self, _client: &ApPublic, protocol: Protocol, port: u16) -> Result<SocketAddr, Refusal> {
-        self.get(&(protocol, port)).copied().ok_or(Refusal::Refused)
+    fn target(&self, _client: &ApPublic, protocol: Protocol, port: u16) -> Result<Target, Refusal> {
+        let plain = |address: &SocketAddr| Target { address: *address, introduces: false };
+        self.get(&(protocol, port)).map(plain).ok_or(Refusal::Refused)
     }
 }
 
@@ -86,6 +96,7 @@ impl Service {
         )
         .map_err(|error| rustls::Error::General(error.to_string()))?;
         let sessions = Arc::new(Sessions {
+            own: public,
             count: AtomicUsize::new(0),
             flows: FlowCount::default(),
             visitors,
@@ -193,6 +204,7 @@ impl fmt::Debug for Service {
 
 /// The sessions of a service.
 struct Sessions {
+    own: ApPublic,
     count: AtomicUsize,
     flows: FlowCount,
     visitors: Arc<Visitors>,
@@ -250,7 +262,9 @@ async fn serve(incoming: Incoming, targets: Arc<dyn Targets>, sessions: &Arc<Ses
     };
     let _place = Place::take(sessions, &connection);
     let flow_count = sessions.flows.clone();
-    Arc::new(Visit { connection, visiting, targets, flows: Flows::default(), flow_count }).run().await;
+    Arc::new(Visit { connection, visiting, own: sessions.own, targets, flows: Flows::default(), flow_count })
+        .run()
+        .await;
 }
 
 /// Confirms the tunnels that sessions use and closes those that none uses.

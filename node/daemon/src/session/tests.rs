@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeMap,
-    net::{Ipv4Addr, SocketAddr},
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr},
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -414,19 +414,43 @@ async fn a_local_server_sees_one_address_for_each_visitor() {
 }
 
 #[tokio::test]
+async fn a_local_server_that_asks_for_it_is_told_who_comes() {
+    struct Introducing(SocketAddr);
+    impl super::Targets for Introducing {
+        fn target(&self, _: &ApPublic, _: Protocol, _: u16) -> Result<super::Target, Refusal> {
+            Ok(super::Target { address: self.0, introduces: true })
+        }
+    }
+    let listener = TcpListener::bind("[::1]:0").await.unwrap();
+    let world = World::new(Introducing(listener.local_addr().unwrap()));
+    let own = Arc::new(ApSecret::generate(&mut UnwrapErr(SysRng)));
+    let (group, visitor) = (Group::default(), own.public());
+    let speak_as = SpeakAs::Kept(own);
+    let mut stream = world.pool.connect(&group, &speak_as, world.peer, PORT).await.unwrap();
+    stream.write_all(b"hello\n").await.unwrap();
+    stream.shutdown().await.unwrap();
+    let (mut tcp, from) = within(10, listener.accept()).await.unwrap();
+    let mut said = String::new();
+    tcp.read_to_string(&mut said).await.unwrap();
+    let address = |party: ApPublic| Ipv6Addr::from(party.address());
+    let (visitor, own) = (address(visitor), address(world.peer));
+    assert_eq!(said, format!("PROXY TCP6 {visitor} {own} {} {PORT}\r\nhello\n", from.port()));
+}
+
+#[tokio::test]
 async fn a_local_server_on_ipv6_is_reached_from_its_own_address() {
     let listener = TcpListener::bind("[::1]:0").await.unwrap();
     let world = World::new(BTreeMap::from([((Protocol::Tcp, PORT), listener.local_addr().unwrap())]));
     let _stream = world.connect(PORT).await.unwrap();
     let (_, from) = within(10, listener.accept()).await.unwrap();
-    assert_eq!(from.ip(), std::net::Ipv6Addr::LOCALHOST);
+    assert_eq!(from.ip(), Ipv6Addr::LOCALHOST);
 }
 
 #[tokio::test]
 async fn what_a_service_does_not_allow_is_said() {
     struct Closed;
     impl super::Targets for Closed {
-        fn target(&self, _: &ApPublic, _: Protocol, _: u16) -> Result<SocketAddr, Refusal> {
+        fn target(&self, _: &ApPublic, _: Protocol, _: u16) -> Result<super::Target, Refusal> {
             Err(Refusal::NotAllowed)
         }
     }

@@ -11,16 +11,19 @@ use std::{
 };
 
 use nix::sys::socket::{setsockopt, sockopt};
+use phantom_protocol::identity::ApPublic;
 use quinn::Connection;
 use tokio::{
+    io::AsyncWriteExt,
     net::{TcpSocket, TcpStream, UdpSocket},
     time::timeout,
 };
 
 use super::{
-    Flow, Protocol, Targets,
+    Flow, Protocol, Target, Targets,
     error::Refusal,
     flow::{self, FlowPlace, Flows},
+    introduction::introduction,
     stream::{SessionStream, splice},
     visitors::Visiting,
 };
@@ -36,6 +39,8 @@ const DIAL: Duration = Duration::from_secs(10);
 pub(super) struct Visit {
     pub(super) connection: Connection,
     pub(super) visiting: Visiting,
+    /// Whom it visits.
+    pub(super) own: ApPublic,
     pub(super) targets: Arc<dyn Targets>,
     /// Its own flows.
     pub(super) flows: Flows,
@@ -65,14 +70,14 @@ impl Visit {
     async fn serve(self: Arc<Self>, mut stream: SessionStream) {
         let Ok(request) = timeout(REQUEST, stream.read_request()).await else { return stream.reset() };
         let target = request.and_then(|(protocol, port)| {
-            Ok((protocol, self.targets.target(self.visiting.client(), protocol, port)?))
+            Ok((protocol, port, self.targets.target(self.visiting.client(), protocol, port)?))
         });
         let refusal = match target {
-            Ok((Protocol::Tcp, address)) => match self.dial(address).await {
+            Ok((Protocol::Tcp, port, target)) => match self.dial(target, port).await {
                 Ok(tcp) => return carry(tcp, stream).await,
                 Err(refusal) => refusal,
             },
-            Ok((Protocol::Udp, address)) => match self.open_flow(&stream, address).await {
+            Ok((Protocol::Udp, _, target)) => match self.open_flow(&stream, target.address).await {
                 Ok(opened) => return self.carry_flow(stream, opened).await,
                 Err(refusal) => refusal,
             },
@@ -81,10 +86,19 @@ impl Visit {
         let _client_has_gone = stream.answer(Some(refusal)).await;
     }
 
-    async fn dial(&self, address: SocketAddr) -> Result<TcpStream, Refusal> {
-        let connecting = async { self.socket(address)?.connect(address).await };
+    /// A connection to the target of `port`.
+    async fn dial(&self, target: Target, port: u16) -> Result<TcpStream, Refusal> {
+        let connecting = async {
+            let mut tcp = self.socket(target.address)?.connect(target.address).await?;
+            if target.introduces {
+                let from = tcp.local_addr()?.port();
+                let line = introduction(self.visiting.client(), &self.own, from, port);
+                tcp.write_all(line.as_bytes()).await?;
+            }
+            Ok(tcp)
+        };
         let tcp = match timeout(DIAL, connecting).await {
-            Ok(connected) => connected.map_err(|error| Refusal::of_dial(&error))?,
+            Ok(connected) => connected.map_err(|error: io::Error| Refusal::of_dial(&error))?,
             Err(_) => return Err(Refusal::TimedOut),
         };
         let _only_slower_without = tcp.set_nodelay(true);

@@ -32,8 +32,16 @@ impl NodeHandle for TestNode {
 
     async fn host(&self, request: HostRequest) -> anyhow::Result<Hosted> {
         anyhow::ensure!(request.port == 8000, "No path stands yet.");
-        let HostRequest { port, to, label, protocol } = request;
-        Ok(Hosted { label, name: "x.ap".into(), address: "fc00::1".parse()?, port, to, protocol })
+        let HostRequest { port, to, label, protocol, proxy_protocol } = request;
+        Ok(Hosted {
+            label,
+            name: "x.ap".into(),
+            address: "fc00::1".parse()?,
+            port,
+            to,
+            protocol,
+            proxy_protocol,
+        })
     }
 
     async fn unhost(&self, _: &str) -> anyhow::Result<()> {
@@ -66,7 +74,13 @@ async fn serve(place: &std::path::Path) -> tokio::task::JoinHandle<()> {
 }
 
 fn wish(port: u16, label: &str) -> HostRequest {
-    HostRequest { port, to: "127.0.0.1:8000".parse().unwrap(), label: label.into(), protocol: Protocol::Tcp }
+    HostRequest {
+        port,
+        to: "127.0.0.1:8000".parse().unwrap(),
+        label: label.into(),
+        protocol: Protocol::Tcp,
+        proxy_protocol: false,
+    }
 }
 
 /// Sends a frame and reads the reply.
@@ -88,6 +102,8 @@ async fn a_client_asks_and_the_node_answers() {
     client.unhost("web").await.unwrap();
     assert!(client.host(wish(1, "web")).await.unwrap_err().to_string().contains("No path stands"));
     assert!(client.host(wish(8000, "../web")).await.is_err());
+    let no_line = HostRequest { protocol: Protocol::Udp, proxy_protocol: true, ..wish(8000, "web") };
+    assert!(client.host(no_line).await.unwrap_err().to_string().contains("for TCP"));
     assert_eq!(client.status().await.unwrap().node, "12ab", "an error ends nothing");
 }
 
