@@ -10,7 +10,7 @@ import time
 
 from harness import Skip, build, test
 from harness.children import wait_for
-from harness.phantom import AP_NAME, Node, free_port, world
+from harness.phantom import AP_NAME, Demo, Node, free_port, world
 
 
 @test(bound=60)
@@ -88,3 +88,50 @@ def typed(node, lines, *command):
     assert process.wait(10) == 0, shown
     os.close(terminal)
     return shown.decode()
+
+
+@test(bound=200)
+def a_party_is_looked_up_and_pinged_and_programs_start_afresh(t):
+    demo = Demo(t)
+    site = demo.site.split(":")[0]
+    found = json.loads(demo.ask("lookup", site, "--json").stdout)
+    assert found["name"] == site and found["found"] and found["entries"] > 0 and 0 < found["expires_in"] < 4 * 3600, found
+    report = json.loads(demo.ask("ping", "-c", "3", "-i", "0.2", "--json", site).stdout)
+    assert (report["sent"], report["answered"]) == (3, 3), report
+    assert 0 < report["min_ms"] <= report["avg_ms"] <= report["max_ms"] < 10_000, report
+    guards = lambda: {host(guard) for guard in demo.status()["guards"]}
+    assert host(report["first_link"]["address"]) in guards() <= {host(node) for node in demo.nodes}, (report, guards())
+    assert re.search(r"^answer 1: [\d.]+ ms$", demo.ask("ping", "-c", "1", site).stdout, re.M)
+    # Nobody answers to a name that was never published.
+    nobody = AP_NAME.search(demo.ask("identity", "new", "nobody", "--state", t.folder / "nobody").stdout).group()
+    for command in (["lookup"], ["ping", "-c", "1"]):
+        refused = demo.ask(*command, nobody, check=False)
+        assert refused.returncode == 3 and re.search("no entry|nobody in the network", refused.stderr), refused
+    peers = json.loads(demo.ask("peers", "--json").stdout)
+    assert {host(peer["address"]) for peer in peers if peer["guard"]} == guards(), (peers, guards())
+    assert all(peer["round_trip_micros"] > 0 for peer in peers) and report["first_link"]["round_trip_micros"] > 0, peers
+    assert all(peer["network"] == ".".join(peer["address"].split(".")[:2]) + ".0.0/16" for peer in peers), peers
+    # Whoever starts afresh shares no session and no path with what was before.
+    demo.get("/echo", "--data", "x")
+    used = lambda: {tuple(path["relays"]) for path in demo.status()["paths"]["ready"] if path["purpose"] == "client"}
+    before = used()
+    assert before and demo.status()["sessions"] == 2, demo.status()
+    assert "2 sessions" in demo.ask("new-identity").stdout
+    after = demo.status()
+    assert after["sessions"] == 0 and not used(), after
+    assert demo.get("/echo", "--data", "x", "--retry", "5", "--retry-all-errors") == "x"
+    assert used() and demo.status()["sessions"] == 1, demo.status()
+
+
+def host(end):
+    """Of an address with a port; who dials comes from another port than it listens on."""
+    return end.rsplit(":", 1)[0]
+
+
+@test(bound=60)
+def a_status_that_is_watched_goes_on_until_nobody_reads(t):
+    node = Node(t, "node", "127.65.0.1")
+    script = '"$0" status --watch --json | head -2'
+    lines = t.children.run("sh", "-c", script, build.phantom(), environment=node.environment()).stdout.splitlines()
+    first, second = (json.loads(line) for line in lines)
+    assert first["node"] == second["node"] and second["uptime_seconds"] > first["uptime_seconds"] - 1, lines

@@ -38,7 +38,7 @@ class Demo:
     """`phantom demo`, ready to be used."""
 
     def __init__(self, t, *options, name="demo", ready=READY, program=None):
-        self.t = t
+        self.t, self.name = t, name
         ready_file = t.folder / f"{name}.json"
         self.socks = f"127.0.0.1:{free_port()}"
         command = [program or build.phantom(), "demo", "--socks", self.socks, "--ready-file", ready_file, *options]
@@ -51,6 +51,14 @@ class Demo:
         self.url = facts["site"] if "://" in facts["site"] else f"http://{facts['site']}"
         self.url = self.url.rstrip("/")
         self.site = urllib.parse.urlsplit(self.url).netloc
+
+    def ask(self, *command, check=True, bound=60):
+        """Any other subcommand, against this demo."""
+        environment = world(self.t.folder, self.name)
+        return self.t.children.run(build.phantom(), *command, environment=environment, check=check, bound=bound)
+
+    def status(self):
+        return json.loads(self.ask("status", "--json").stdout)
 
     def get(self, path, *options, bound=60):
         return curl(self.t, self.socks, self.url + path, *options, bound=bound).stdout

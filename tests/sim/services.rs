@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use phantom_protocol::{
     identity::ApSecret,
-    node::{OpenFailure, Ticket},
+    node::{OpenFailure, Purpose, ServiceId, Ticket},
     time::Moment,
     tunnel::{Kind, OwnerTunnelId},
     wire::opener::Answer,
@@ -95,6 +95,31 @@ fn a_request_waits_for_a_path_and_an_unknown_name_does_not_wait_for_long() {
     let member = world.member(without_pool);
     assert!(matches!(member.seen.refused[&Ticket(3)], OpenFailure::NoPath(_)));
     assert!(member.wakes - wakes < 400, "{} wake-ups in 40 seconds", member.wakes - wakes);
+}
+
+#[test]
+fn groups_that_start_afresh_leave_nothing_of_what_they_had_and_services_stay() {
+    let (world, secret) = world_with_a_service(24, 207);
+    let (mut world, client) = with_client(world, 24);
+    let (way, visitor) = world.connect(client, SERVICE, secret.public(), 1);
+    let used = |world: &World| -> Vec<_> {
+        let paths = world.member(client).node.paths();
+        paths.filter(|(_, path)| matches!(path.purpose, Purpose::Group(_))).map(|(id, _)| id).collect()
+    };
+    assert_eq!(used(&world), [way.path.unwrap()]);
+    let ended = world.at(client, |member, now| member.act(now, |node, out| node.handle_new_groups(now, out)));
+    assert_eq!(ended, 1);
+    assert!(used(&world).is_empty());
+    assert!(world.run_until(5, |world| world.member(SERVICE).seen.ended.contains(&visitor.tunnel)));
+    assert!(world.member(client).seen.ended.contains(&way.tunnel));
+    // Free paths were kept, and the service has lost none of its own, whoever asks it for the same.
+    let (again, _) = world.connect(client, SERVICE, secret.public(), 2);
+    assert_ne!(again.path, way.path);
+    assert_eq!(
+        world.at(SERVICE, |member, now| member.act(now, |node, out| node.handle_new_groups(now, out))),
+        0
+    );
+    assert_eq!(world.member(SERVICE).node.entries(ServiceId(1)), 3);
 }
 
 #[test]

@@ -13,7 +13,10 @@ use phantom_protocol::identity::{ApPublic, ApSecret};
 use serde::Serialize;
 use tokio::task::spawn_blocking;
 
-use super::{Usage, configuration::Configuration, host::label, passphrase, progress::Progress, say};
+use super::{
+    Usage, configuration::Configuration, host::label, passphrase, progress::Progress,
+    running::keep_memory_private, say,
+};
 use crate::{
     daemon::fresh_rng,
     doors::{
@@ -118,6 +121,8 @@ impl Kept {
 }
 
 pub(super) async fn run(args: Args) -> anyhow::Result<()> {
+    keep_memory_private()
+        .context("The keys cannot be protected from being written to the disk in a crash")?;
     let state = folder(args.state).await?;
     let identities = Identities::of(&state)?;
     let said = match args.what {

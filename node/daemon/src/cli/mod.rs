@@ -1,6 +1,6 @@
 //! The command line. One file per subcommand.
 //!
-//! Exit codes: 0 done, 1 it could not be done, 2 it was asked for in a wrong way. What a command says is on standard output;
+//! Exit codes: 0 done, 1 it could not be done, 2 it was asked for in a wrong way, 3 it was done and the answer is no. What a command says is on standard output;
 //! progress, complaints and logs are on standard error. An error says what happened, why, and what to type next.
 
 mod completions;
@@ -9,8 +9,12 @@ mod demo;
 mod host;
 mod identity;
 mod logs;
+mod lookup;
 mod man;
+mod new_identity;
 mod passphrase;
+mod peers;
+mod ping;
 mod progress;
 mod ready_file;
 mod reload;
@@ -48,7 +52,7 @@ Examples:
   phantom host 8000               publish a web server; needs a running `up`
   phantom status                  how the running node is
 
-Exit codes: 0 done, 1 could not be done, 2 wrong usage.
+Exit codes: 0 done, 1 could not be done, 2 wrong usage, 3 done, and the answer is no (lookup, ping).
 PHANTOM_LOG=debug shows what happens inside.";
 
 #[derive(Debug, Subcommand)]
@@ -58,6 +62,10 @@ enum Command {
     Unhost(unhost::Args),
     Status(status::Args),
     Demo(demo::Args),
+    Peers(peers::Args),
+    Lookup(lookup::Args),
+    Ping(ping::Args),
+    NewIdentity(new_identity::Args),
     Identity(identity::Args),
     Completions(completions::Args),
     Man(man::Args),
@@ -82,6 +90,20 @@ impl Whom {
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 struct Usage(String);
+
+/// The command was carried out, and the answer to its question is no. Why, for people.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct Negative(String);
+
+/// What the shell learns of an error.
+fn exit_code(error: &anyhow::Error) -> u8 {
+    match error {
+        error if is_usage(error) => 2,
+        error if error.is::<Negative>() => 3,
+        _ => 1,
+    }
+}
 
 /// Whether the command was at fault, and not the world.
 fn is_usage(error: &anyhow::Error) -> bool {
@@ -126,7 +148,7 @@ pub fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("phantom: {error:#}");
-            ExitCode::from(if is_usage(&error) { 2 } else { 1 })
+            ExitCode::from(exit_code(&error))
         }
     }
 }
@@ -138,6 +160,10 @@ async fn run(command: Command, logs: &Logs) -> anyhow::Result<()> {
         Command::Unhost(args) => unhost::run(args).await,
         Command::Status(args) => status::run(args).await,
         Command::Demo(args) => demo::run(args).await,
+        Command::Peers(args) => peers::run(args).await,
+        Command::Lookup(args) => lookup::run(args).await,
+        Command::Ping(args) => ping::run(args).await,
+        Command::NewIdentity(args) => new_identity::run(args).await,
         Command::Identity(args) => identity::run(args).await,
         Command::Completions(args) => completions::run(&args),
         Command::Man(args) => man::run(&args),
@@ -175,6 +201,9 @@ mod tests {
             ("host 80 --to localhost", "it looks like 127.0.0.1:8000"),
             ("identity new Shop", "a-z"),
             ("identity fly", "fly"),
+            ("lookup short.ap", "cut off"),
+            ("lookup example.com", "does not end in .ap"),
+            ("ping -c 0 x.ap", "a number from 1 to"),
             ("no-such-command", "no-such-command"),
         ] {
             let error = Cli::try_parse_from(["phantom"].into_iter().chain(line.split(' '))).unwrap_err();
@@ -192,6 +221,9 @@ mod tests {
             "identity export shop /tmp/x --passphrase-file /tmp/y",
             "identity import /tmp/x --as market --passphrase-file /tmp/y",
             "identity remove shop --yes",
+            "status --watch --json",
+            "peers --json",
+            "new-identity --state /tmp/x",
         ] {
             let parsed = Cli::try_parse_from(["phantom"].into_iter().chain(line.split(' ')));
             assert!(parsed.is_ok(), "{line}: {}", parsed.unwrap_err());

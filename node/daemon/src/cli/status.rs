@@ -1,31 +1,68 @@
 //! `phantom status`: how the running node is.
 
-use std::fmt::Write;
+use std::{fmt::Write, io::IsTerminal, time::Duration};
 
-use super::Whom;
-use crate::doors::Status;
+use super::{
+    Whom,
+    running::Asked,
+    say::{is_heard, say},
+};
+use crate::doors::{LocalClient, Status};
+
+/// How often `--watch` looks.
+const TURN: Duration = Duration::from_secs(1);
+/// Empties a terminal and begins at its top.
+const CLEAR: &str = "\x1b[2J\x1b[H";
 
 /// Show how the running node is
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
   phantom status
+  phantom status --watch
   phantom status --json | jq .paths.ready")]
 pub(super) struct Args {
     /// For programs: fields are added in later versions, never renamed
     #[arg(long)]
     json: bool,
+    /// Show it anew every second, until Ctrl-C; with --json, one line each
+    #[arg(long)]
+    watch: bool,
     #[command(flatten)]
     whom: Whom,
 }
 
 pub(super) async fn run(args: Args) -> anyhow::Result<()> {
-    let status = args.whom.connect().await?.status().await?;
-    match args.json {
-        true => println!("{}", serde_json::to_string_pretty(&status)?),
-        false => print!("{}", render(&status)),
+    let mut client = args.whom.connect().await?;
+    if args.watch {
+        return watch(&mut client, args.json).await;
     }
-    Ok(())
+    let status = client.status().await?;
+    Ok(say(&match args.json {
+        true => serde_json::to_string_pretty(&status)? + "\n",
+        false => render(&status),
+    })?)
+}
+
+async fn watch(client: &mut LocalClient, json: bool) -> anyhow::Result<()> {
+    let is_terminal = std::io::stdout().is_terminal();
+    let mut asked = Asked::new()?;
+    let mut turns = tokio::time::interval(TURN);
+    loop {
+        tokio::select! {
+            () = asked.until_end() => return Ok(()),
+            _ = turns.tick() => {}
+        }
+        let status = client.status().await?;
+        let text = match (json, is_terminal) {
+            (true, _) => serde_json::to_string(&status)? + "\n",
+            (false, true) => format!("{CLEAR}{}", render(&status)),
+            (false, false) => render(&status) + "\n",
+        };
+        if !is_heard(&text)? {
+            return Ok(());
+        }
+    }
 }
 
 /// For people. Ids are cut to what tells them apart.
@@ -49,6 +86,10 @@ fn write_into(text: &mut String, status: &Status) -> std::fmt::Result {
     writeln!(text, "socks     {}", or_none(status.socks))?;
     writeln!(text, "dns       {}", or_none(status.dns))?;
     writeln!(text, "network   {} other nodes known, {} links", status.known_nodes, status.links.len())?;
+    if !status.guards.is_empty() {
+        let guards: Vec<&str> = status.guards.iter().map(|guard| short(guard)).collect();
+        writeln!(text, "guards    {}", guards.join(", "))?;
+    }
     let paths = &status.paths;
     let took = paths.build_ms.map_or(String::new(), |ms| format!(", {ms} ms each"));
     let (ready, hops, failed) = (paths.ready.len(), paths.hops, paths.failed);
@@ -82,12 +123,12 @@ fn write_into(text: &mut String, status: &Status) -> std::fmt::Result {
 }
 
 /// An address as it is, an id by its first characters.
-fn short(relay: &str) -> &str {
+pub(super) fn short(relay: &str) -> &str {
     let is_id = relay.len() == 64 && relay.bytes().all(|byte| byte.is_ascii_hexdigit());
     if is_id { relay.get(..8).unwrap_or(relay) } else { relay }
 }
 
-fn time(seconds: u64) -> String {
+pub(super) fn time(seconds: u64) -> String {
     match seconds {
         0..60 => format!("{seconds} s"),
         60..3600 => format!("{} min", seconds / 60),
@@ -105,12 +146,14 @@ mod tests {
         let mut status =
             Status { node: "ab".repeat(32), obstacle: Some("Too few nodes.".into()), ..Status::default() };
         let relays = vec!["127.17.0.1:4000".to_owned(), "cd".repeat(32)];
+        status.guards = vec!["127.18.0.1:4000".into(), "ef".repeat(32)];
         status.dns = Some("127.0.0.1:9053".parse().unwrap());
         status.paths.ready.push(ReadyPath { relays, purpose: "client".into(), expires_in: 4000 });
         let text = render(&status);
         for part in [
             "abababab (",
             "dns       127.0.0.1:9053\n",
+            "guards    127.18.0.1:4000, efefefef\n",
             "127.17.0.1:4000 > cdcdcdcd (1 h 6 min left)",
             "Too few nodes.",
         ] {
@@ -131,6 +174,7 @@ mod tests {
             "invitation",
             "known_nodes",
             "links",
+            "guards",
             "paths",
             "relays_in_use",
             "services",

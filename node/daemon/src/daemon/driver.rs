@@ -10,9 +10,9 @@ use std::{
 };
 
 use phantom_protocol::{
-    identity::{ApPublic, ApSecret},
+    identity::{ApPublic, ApSecret, NodeId},
     node::{GroupId, Node, OpenFailure, OpenRequest, Output, Purpose, ServiceId, Ticket},
-    time::Moment,
+    time::{Moment, UnixTime},
     tunnel::{OwnedPathId, OwnerTunnelId},
     wire::opener::Answer,
 };
@@ -54,6 +54,14 @@ pub(super) enum Command {
     PathsReady { count: usize, answer: oneshot::Sender<()> },
     /// One path, for measuring.
     TryPath { hops: usize, answer: oneshot::Sender<anyhow::Result<Duration>> },
+    /// When the entry of a party expires, and how many ways in it names.
+    LookUp { peer: ApPublic, answer: oneshot::Sender<Option<(UnixTime, usize)>> },
+    /// The relay next to us in the path that a group's newest tunnel to a peer runs in.
+    FirstRelay { group: Group, peer: ApPublic, answer: oneshot::Sender<Option<NodeId>> },
+    /// The groups there are.
+    Groups { answer: oneshot::Sender<Vec<Group>> },
+    /// No more of them: new ones begin with new paths. Says which there were, and how many paths they had.
+    NewGroups { answer: oneshot::Sender<(Vec<Group>, usize)> },
     /// How things are.
     Status { answer: oneshot::Sender<DriverStatus> },
     /// The end.
@@ -73,6 +81,8 @@ pub(super) struct DriverStatus {
     pub notice: Option<String>,
     /// Ways in by service.
     pub entries: BTreeMap<ServiceId, usize>,
+    /// Those in use, and how the user reads them.
+    pub guards: Vec<(NodeId, String)>,
 }
 
 /// Somebody waits for a tunnel.
@@ -215,6 +225,20 @@ impl Driver {
                 self.trials.insert(ticket, answer);
                 self.node.handle_trial(now, ticket, hops, out);
             }
+            Command::LookUp { peer, answer } => {
+                let _ = answer.send(self.node.entry_of(&peer, now.unix));
+            }
+            Command::FirstRelay { group, peer, answer } => {
+                let _ = answer.send(self.first_relay(&group, peer));
+            }
+            Command::Groups { answer } => {
+                let _ = answer.send(self.groups.keys().cloned().collect());
+            }
+            Command::NewGroups { answer } => {
+                let groups = std::mem::take(&mut self.groups).into_keys().collect();
+                self.recent.clear();
+                let _ = answer.send((groups, self.node.handle_new_groups(now, out)));
+            }
             Command::Status { answer } => {
                 let _ = answer.send(self.status());
             }
@@ -249,6 +273,12 @@ impl Driver {
         };
         self.tickets.insert(ticket, Asked { request, answer });
         self.node.handle_open(self.clock.now(), wanted, out);
+    }
+
+    fn first_relay(&self, group: &Group, peer: ApPublic) -> Option<NodeId> {
+        let newest = self.recent.get(&(*self.groups.get(group)?, peer))?.last()?;
+        let (_, path) = self.node.paths().find(|(id, _)| id == newest)?;
+        path.relays.first().copied()
     }
 
     /// Does what the node asks for, until it asks for nothing more.
@@ -424,6 +454,7 @@ impl Driver {
         let mut times: Vec<Duration> = stats.times.iter().copied().collect();
         times.sort_unstable();
         let unix = self.clock.unix();
+        let guards = self.node.guards(unix).into_iter().map(|guard| (guard, self.node.describe(&guard)));
         let ready = self.node.paths().map(|(_, path)| ReadyPath {
             relays: path.relays.iter().map(|relay| self.node.describe(relay)).collect(),
             purpose: purpose_name(path.purpose).into(),
@@ -440,6 +471,7 @@ impl Driver {
             paths.ready.iter().flat_map(|path| path.relays.iter().cloned()).collect();
         DriverStatus {
             known_nodes: self.node.known_nodes(),
+            guards: guards.collect(),
             paths,
             relays_in_use: relays.into_iter().collect(),
             obstacle: stats.obstacle.as_ref().map(ToString::to_string),

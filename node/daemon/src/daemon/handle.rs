@@ -62,7 +62,8 @@ impl NodeHandle for Daemon {
             socks: None,
             dns: None,
             invitation: self.invitation().map(|invitation| invitation.to_string()),
-            links: self.link_stats().iter().map(link).collect(),
+            links: self.link_stats().iter().map(|stats| link(stats, &driver)).collect(),
+            guards: driver.guards.iter().map(|(_, guard)| guard.clone()).collect(),
             services: self.services(&driver),
             sessions: self.0.sessions.sessions(),
             known_nodes: driver.known_nodes,
@@ -91,11 +92,14 @@ impl Daemon {
     }
 }
 
-fn link(stats: &LinkStats) -> Link {
+fn link(stats: &LinkStats, driver: &DriverStatus) -> Link {
     Link {
         node: stats.peer.to_string(),
         address: stats.address,
         dialled: stats.dialled,
+        guard: driver.guards.iter().any(|(guard, _)| *guard == stats.peer),
+        since_seconds: stats.age.as_secs(),
+        round_trip_micros: stats.round_trip.map(|time| time.as_micros() as u64),
         cells_in: stats.cells_in,
         cells_out: stats.cells_out,
     }

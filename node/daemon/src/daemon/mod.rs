@@ -6,6 +6,7 @@ mod driver;
 mod handle;
 mod hosting;
 mod memory;
+mod reach;
 mod scribe;
 mod tunnels;
 

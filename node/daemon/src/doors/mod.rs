@@ -8,6 +8,7 @@ mod dns;
 pub mod local_socket;
 mod names;
 mod port;
+mod reach;
 mod running;
 pub mod socks;
 mod status;
@@ -19,6 +20,7 @@ use std::{
     net::{Ipv6Addr, SocketAddr},
     path::PathBuf,
     sync::Arc,
+    time::Duration,
 };
 
 use futures_util::future::join_all;
@@ -31,6 +33,7 @@ pub use dns::DnsPort;
 pub use local_socket::{BindError, LocalClient, LocalSocket};
 pub use names::Names;
 pub use port::{LocalPort, PortError};
+pub use reach::{Ended, FirstLink, LookedUp, Pinged};
 pub use running::RunningNode;
 pub use socks::SocksDoor;
 pub use status::{Link, Paths, ReadyPath, Service, Status};
@@ -75,6 +78,19 @@ pub trait NodeHandle: Send + Sync + 'static {
 
     /// How the node is.
     fn status(&self) -> impl Future<Output = Status> + Send;
+}
+
+/// What the command line alone asks of a node.
+pub trait CommandHandle: NodeHandle {
+    /// Whether the network can reach a party now.
+    fn look_up(&self, peer: ApPublic) -> impl Future<Output = anyhow::Result<LookedUp>> + Send;
+
+    /// Goes to a party and back, end to end. Opens a session if there is none.
+    fn ping(&self, peer: ApPublic, patience: Duration)
+    -> impl Future<Output = anyhow::Result<Pinged>> + Send;
+
+    /// Lets all isolation groups start afresh: their sessions and paths end.
+    fn new_identity(&self) -> impl Future<Output = anyhow::Result<Ended>> + Send;
 }
 
 /// A conversation of datagrams. Dropping it ends it.
@@ -152,7 +168,7 @@ pub struct Doors {
 
 impl Doors {
     /// Serves everything until the future is dropped.
-    pub async fn serve<N: NodeHandle>(self, node: Arc<N>) {
+    pub async fn serve<N: CommandHandle>(self, node: Arc<N>) {
         let sockets = join_all(self.sockets.into_iter().map(|socket| socket.serve(node.clone())));
         let names = Arc::new(Names::default());
         let dns = async {

@@ -6,7 +6,7 @@ use anyhow::bail;
 use phantom_protocol::identity::ApPublic;
 use tokio::time::timeout;
 
-use super::{HostRequest, Hosted, NodeHandle, Status};
+use super::{CommandHandle, Ended, HostRequest, Hosted, LookedUp, NodeHandle, Pinged, Status};
 use crate::{
     daemon::Daemon,
     session::{Deliver, Flow, Group, OpenError, Refusal, SessionStream},
@@ -59,6 +59,20 @@ impl NodeHandle for RunningNode {
 
     async fn status(&self) -> Status {
         Status { socks: self.socks, dns: self.dns, ..NodeHandle::status(&self.daemon).await }
+    }
+}
+
+impl CommandHandle for RunningNode {
+    async fn look_up(&self, peer: ApPublic) -> anyhow::Result<LookedUp> {
+        self.daemon.look_up(peer).await
+    }
+
+    async fn ping(&self, peer: ApPublic, patience: Duration) -> anyhow::Result<Pinged> {
+        self.daemon.ping(peer, patience).await
+    }
+
+    async fn new_identity(&self) -> anyhow::Result<Ended> {
+        self.daemon.new_identity().await
     }
 }
 

@@ -30,6 +30,8 @@ pub struct Status {
     pub known_nodes: usize,
     /// Established links.
     pub links: Vec<Link>,
+    /// The nodes that may see this one's address at the ends of its paths: addresses, or ids in hex.
+    pub guards: Vec<String>,
     /// Own routing paths.
     pub paths: Paths,
     /// All relays that the own paths run through.
@@ -54,6 +56,12 @@ pub struct Link {
     pub address: Option<SocketAddr>,
     /// Whether it was dialled from here.
     pub dialled: bool,
+    /// Whether the other is a guard in use.
+    pub guard: bool,
+    /// How long it has stood.
+    pub since_seconds: u64,
+    /// One round trip, measured when the link was made.
+    pub round_trip_micros: Option<u64>,
     /// Cells that came in.
     pub cells_in: u64,
     /// Cells that went out.

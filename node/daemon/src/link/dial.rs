@@ -81,13 +81,15 @@ struct Dialled {
     connection: Connection,
     peer: ProvenPeer,
     address: SocketAddr,
+    round_trip: Duration,
 }
 
 async fn serve(shared: Arc<Shared>, contact: Contact, stop: CancellationToken, dialled: Dialled) {
-    let Dialled { connection, peer, address } = dialled;
+    let Dialled { connection, peer, address, round_trip } = dialled;
     let Some(link) = shared.table.dial_done(contact.id, &stop, address, shared.clock.moment()) else {
         return;
     };
+    let _first_time = link.round_trip.set(round_trip);
     let up = LinkEvent::Up { link: link.id, peer, address, dialled: true };
     LinkTask::new(shared, link, connection).run(up, None).await;
 }
@@ -102,7 +104,9 @@ async fn dial(shared: &Shared, contact: &Contact) -> Result<Dialled, DialError> 
 
     // Exits dial for strangers: that must not use up all sockets.
     let _turn = shared.dials.acquire().await.map_err(io::Error::other)?;
+    let asked = shared.clock.moment();
     let tcp = connect(address, shared.source).await.map_err(|error| DialError::Connect { address, error })?;
+    let round_trip = shared.clock.moment().since(asked);
     let socket = Socket::new(tcp)?;
     let mut shaken = handshake::dial(config, name, socket).await.map_err(tls_error)?;
     if !shaken.is_hybrid {
@@ -117,7 +121,7 @@ async fn dial(shared: &Shared, contact: &Contact) -> Result<Dialled, DialError> 
         return Err(DialError::NotANode);
     }
     let peer = binding.check(Role::Listener, first.cell(), shared.node.id(), Some(contact.id))?;
-    Ok(Dialled { connection: shaken.connection, peer, address })
+    Ok(Dialled { connection: shaken.connection, peer, address, round_trip })
 }
 
 async fn connect(address: SocketAddr, source: Option<IpAddr>) -> io::Result<TcpStream> {

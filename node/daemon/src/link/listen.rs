@@ -102,7 +102,9 @@ async fn receive(
     let socket = Socket::new(tcp).ok()?;
     // TLS takes memory only when there is something to read.
     timeout_at(deadline, socket.readable()).await.ok()?.ok()?;
+    let asked = shared.clock.moment();
     let mut shaken = timeout_at(deadline, handshake::accept(tls, socket)).await.ok()?.ok()?;
+    let round_trip = shared.clock.moment().since(asked);
 
     let mut first = First::new();
     let whole = matches!(timeout_at(deadline, first.read(&mut shaken.connection)).await, Ok(Ok(true)));
@@ -116,6 +118,7 @@ async fn receive(
         answer_stranger(connection, first.seen()).await;
         return None;
     };
+    let _first_time = link.round_trip.set(round_trip);
     Some(Guest { connection, link, peer, from, hello })
 }
 

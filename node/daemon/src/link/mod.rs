@@ -188,6 +188,8 @@ pub struct LinkStats {
     pub dialled: bool,
     /// How long it has stood.
     pub age: Duration,
+    /// One round trip, measured when the link was made; where the other has dialled, some computing is counted, too.
+    pub round_trip: Option<Duration>,
     /// Cells received, of all kinds.
     pub cells_in: u64,
     /// Cells sent, of all kinds.
@@ -335,6 +337,7 @@ fn stats_of(link: &table::Link, now: phantom_protocol::time::Moment) -> LinkStat
         address: link.address,
         dialled: link.dialled,
         age: now.since(link.since),
+        round_trip: link.round_trip.get().copied(),
         cells_in: counters.cells_in.load(Ordering::Relaxed),
         cells_out: counters.cells_out.load(Ordering::Relaxed),
         data_in: counters.data_in.load(Ordering::Relaxed),

@@ -17,7 +17,7 @@ use std::{
     collections::{HashMap, HashSet},
     net::SocketAddr,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
@@ -70,6 +70,8 @@ pub(super) struct Link {
     pub(super) address: Option<SocketAddr>,
     pub(super) dialled: bool,
     pub(super) since: Moment,
+    /// One round trip, when the link was made: TCP's where we have dialled, else that of the TLS handshake, computing included.
+    pub(super) round_trip: OnceLock<Duration>,
     pub(super) counters: Counters,
     /// Wakes the link's task.
     pub(super) waker: AtomicWaker,
@@ -118,6 +120,7 @@ impl Link {
             address,
             dialled,
             since,
+            round_trip: OnceLock::new(),
             counters: Counters::default(),
             waker: AtomicWaker::new(),
             queue: Mutex::new(FairQueue::new(limits)),

@@ -10,7 +10,7 @@ use super::{Node, Output, Purpose, ReadyPath, Ticket, Waiter};
 use crate::{
     identity::NodeId,
     limits::BUILDS_AT_ONCE,
-    netdb::{ap_entry::EntryNode, view::KnownNode},
+    netdb::{View, ap_entry::EntryNode, view::KnownNode},
     path::{
         builder::{BuildFailure, EstablishedPath, PathUse},
         builds::{BuildId, BuildOutput, BuildRequest, Builds, StartError},
@@ -19,7 +19,7 @@ use crate::{
         pacer::{Paced, Pacer},
         plan::{Candidate, PlanError},
     },
-    time::{Moment, Now},
+    time::{Moment, Now, UnixTime},
     tunnel::{Outlet, OwnedHop, OwnedInstall, OwnedPathId, Side},
     wire::{opener::Opener, setup::PathClass},
 };
@@ -162,7 +162,6 @@ impl Node {
     }
 
     fn start_circle(&mut self, now: Now, purpose: Purpose, hops: usize) -> Result<BuildId, StartError> {
-        let own = self.config.contact.id;
         let avoid_terminals = self.terminals(purpose);
         let request = BuildRequest {
             hops,
@@ -170,9 +169,14 @@ impl Node {
             avoid_terminals: &avoid_terminals,
             purpose: path_use(purpose),
         };
-        let nodes = self.exchange.view().nodes();
-        let candidates: Vec<_> = nodes.filter(|node| node.record.id() != own).filter_map(candidate).collect();
+        let candidates = candidates(self.exchange.view(), self.config.contact.id);
         self.builds.start(now, self.config.contact, &candidates, &request, &mut self.rng)
+    }
+
+    /// The guards that circles may take now.
+    pub fn guards(&self, now: UnixTime) -> Vec<NodeId> {
+        let candidates = candidates(self.exchange.view(), self.config.contact.id);
+        self.builds.guards_in_use(now, &self.config.contact, &candidates)
     }
 
     /// Where the paths of a service end, those under way among them: one entry node must not be the only one.
@@ -349,6 +353,11 @@ fn path_use(purpose: Purpose) -> PathUse {
 pub(super) fn restore(kept: Option<&[u8]>) -> Builds {
     kept.and_then(|state| Builds::decode(state).ok())
         .unwrap_or_else(|| Builds::new(Guards::new(), Pacer::new()))
+}
+
+/// The known nodes but this one.
+fn candidates(view: &View, own: NodeId) -> Vec<Candidate<'_>> {
+    view.nodes().filter(|node| node.record.id() != own).filter_map(candidate).collect()
 }
 
 /// A known node as the plan sees it.

@@ -39,6 +39,7 @@ use crate::{
 
 mod builds;
 mod dials;
+mod groups;
 mod hosting;
 mod idle;
 mod leaving;
@@ -455,6 +456,12 @@ impl Node {
     /// Whether the network has told it how to reach this party.
     pub fn knows(&self, peer: &ApPublic, now: UnixTime) -> bool {
         self.exchange.view().look_up(peer, now).is_some()
+    }
+
+    /// When what the network has told it about this party expires, and how many ways in it names.
+    pub fn entry_of(&self, peer: &ApPublic, now: UnixTime) -> Option<(UnixTime, usize)> {
+        let entry = self.exchange.view().look_up(peer, now)?;
+        Some((entry.expiry, entry.entry_nodes.len()))
     }
 
     /// A node as its owner's user may read it: its address if it is known.

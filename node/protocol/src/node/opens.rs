@@ -70,6 +70,10 @@ pub(super) struct WaitingOpen {
 }
 
 impl WaitingOpen {
+    pub(super) fn request(&self) -> &OpenRequest {
+        &self.request
+    }
+
     /// When it must be looked at again.
     fn next_timeout(&self) -> Moment {
         self.known_by.map_or(self.deadline, |known_by| known_by.min(self.deadline))
@@ -195,7 +199,7 @@ impl Node {
         })
     }
 
-    fn refuse(&mut self, request: &OpenRequest, why: OpenFailure) {
+    pub(super) fn refuse(&mut self, request: &OpenRequest, why: OpenFailure) {
         self.outputs.push_back(Output::OpenFailed { ticket: request.ticket, why });
     }
 }

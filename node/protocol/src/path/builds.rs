@@ -199,6 +199,11 @@ impl Builds {
         self.guards.lists(node)
     }
 
+    /// The guards that circles may take now, at most four.
+    pub fn guards_in_use(&self, now: UnixTime, own: &Contact, view: &[Candidate<'_>]) -> Vec<NodeId> {
+        self.guards.in_use(now, own, view).iter().map(|guard| guard.contact.id).collect()
+    }
+
     /// A node does not answer where it says that it is.
     pub fn handle_unreachable(&mut self, now: Moment, node: NodeId) {
         self.doubts.handle_failure(now, [node]);

@@ -3,12 +3,14 @@
 use std::{
     io,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
+use phantom_protocol::address::ApName;
 use tokio::net::UnixStream;
 
 use super::{Reply, Request, VERSION, frame};
-use crate::doors::{HostRequest, Hosted, Status};
+use crate::doors::{Ended, HostRequest, Hosted, LookedUp, Pinged, Status};
 
 /// Why a running node did not do what it was asked.
 #[derive(Debug, thiserror::Error)]
@@ -86,6 +88,31 @@ impl LocalClient {
     pub async fn unhost(&mut self, label: &str) -> Result<(), ClientError> {
         match self.ask(&Request::Unhost { label: label.to_owned() }).await? {
             Reply::Unhosted {} => Ok(()),
+            _ => Err(ClientError::Strange),
+        }
+    }
+
+    /// Whether a party can be reached now.
+    pub async fn look_up(&mut self, name: &ApName) -> Result<LookedUp, ClientError> {
+        match self.ask(&Request::LookUp { name: name.to_string() }).await? {
+            Reply::LookedUp { found } => Ok(found),
+            _ => Err(ClientError::Strange),
+        }
+    }
+
+    /// Goes to a party and back.
+    pub async fn ping(&mut self, name: &ApName, patience: Duration) -> Result<Pinged, ClientError> {
+        let patience_ms = u64::try_from(patience.as_millis()).unwrap_or(u64::MAX);
+        match self.ask(&Request::Ping { name: name.to_string(), patience_ms }).await? {
+            Reply::Pinged { ping } => Ok(ping),
+            _ => Err(ClientError::Strange),
+        }
+    }
+
+    /// Lets all isolation groups start afresh.
+    pub async fn new_identity(&mut self) -> Result<Ended, ClientError> {
+        match self.ask(&Request::NewIdentity {}).await? {
+            Reply::NewIdentity { ended } => Ok(ended),
             _ => Err(ClientError::Strange),
         }
     }

@@ -13,7 +13,7 @@ mod tests;
 
 use serde::{Deserialize, Serialize};
 
-use super::{HostRequest, Hosted, Status};
+use super::{Ended, HostRequest, Hosted, LookedUp, Pinged, Status};
 
 pub use client::{ClientError, LocalClient};
 pub use place::{BindError, LocalSocket, client_places, demo_places, node_places};
@@ -42,6 +42,20 @@ pub enum Request {
         /// The local label of its identity.
         label: String,
     },
+    /// Can this party be reached?
+    LookUp {
+        /// Its full name.
+        name: String,
+    },
+    /// Go to this party and back.
+    Ping {
+        /// Its full name.
+        name: String,
+        /// Give up after this; a minute is the most.
+        patience_ms: u64,
+    },
+    /// Let all isolation groups start afresh.
+    NewIdentity {},
 }
 
 /// What a node answers.
@@ -67,6 +81,21 @@ pub enum Reply {
     },
     /// To an unhost.
     Unhosted {},
+    /// To a look-up.
+    LookedUp {
+        /// What is known.
+        found: LookedUp,
+    },
+    /// To a ping, when something came back, or nothing will.
+    Pinged {
+        /// What became of it.
+        ping: Pinged,
+    },
+    /// To a new identity.
+    NewIdentity {
+        /// What was ended for it.
+        ended: Ended,
+    },
     /// To anything.
     Error {
         /// For programs.

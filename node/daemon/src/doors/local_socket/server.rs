@@ -3,12 +3,13 @@
 use std::{convert::Infallible, io, sync::Arc, time::Duration};
 
 use nix::unistd::geteuid;
+use phantom_protocol::{address::ApName, identity::ApPublic};
 use tokio::{net::UnixStream, sync::Semaphore, task::JoinSet, time::timeout};
 use tracing::{debug, warn};
 
 use super::{ErrorCode, LocalSocket, Reply, Request, VERSION, frame};
 use crate::{
-    doors::{NodeHandle, is_label},
+    doors::{CommandHandle, is_label},
     session::Protocol,
 };
 
@@ -16,10 +17,12 @@ use crate::{
 const CLIENTS: usize = 64;
 /// A client that asks nothing for so long is left.
 const SILENCE: Duration = Duration::from_secs(60);
+/// No ping takes longer.
+const LONGEST_PING: Duration = Duration::from_secs(60);
 
 impl LocalSocket {
     /// Serves clients until the future is dropped.
-    pub async fn serve<N: NodeHandle>(self, node: Arc<N>) -> Infallible {
+    pub async fn serve<N: CommandHandle>(self, node: Arc<N>) -> Infallible {
         let places = Arc::new(Semaphore::new(CLIENTS));
         let mut clients = JoinSet::new();
         loop {
@@ -53,7 +56,7 @@ fn is_own_user(stream: &UnixStream) -> bool {
     stream.peer_cred().is_ok_and(|peer| peer.uid() == geteuid().as_raw() || peer.uid() == 0)
 }
 
-async fn serve_client(mut stream: UnixStream, node: &impl NodeHandle) -> io::Result<()> {
+async fn serve_client(mut stream: UnixStream, node: &impl CommandHandle) -> io::Result<()> {
     let mut greeted = false;
     while let Some(frame) = timeout(SILENCE, frame::read(&mut stream, frame::REQUEST)).await?? {
         let reply = match serde_json::from_slice(&frame) {
@@ -79,7 +82,7 @@ async fn serve_client(mut stream: UnixStream, node: &impl NodeHandle) -> io::Res
     Ok(())
 }
 
-async fn answer(request: Request, node: &impl NodeHandle) -> Reply {
+async fn answer(request: Request, node: &impl CommandHandle) -> Reply {
     let result = match request {
         Request::Hello { .. } => Ok(Reply::Hello { version: VERSION, software: String::new() }),
         Request::Status {} => Ok(Reply::Status { status: Box::new(node.status().await) }),
@@ -91,8 +94,24 @@ async fn answer(request: Request, node: &impl NodeHandle) -> Reply {
         }
         Request::Host { service } => node.host(service).await.map(|service| Reply::Hosted { service }),
         Request::Unhost { label } => node.unhost(&label).await.map(|()| Reply::Unhosted {}),
+        Request::LookUp { name } => match party(&name) {
+            Ok(peer) => node.look_up(peer).await.map(|found| Reply::LookedUp { found }),
+            Err(error) => Err(error),
+        },
+        Request::Ping { name, patience_ms } => match party(&name) {
+            Ok(peer) => {
+                let patience = Duration::from_millis(patience_ms).min(LONGEST_PING);
+                node.ping(peer, patience).await.map(|ping| Reply::Pinged { ping })
+            }
+            Err(error) => Err(error),
+        },
+        Request::NewIdentity {} => node.new_identity().await.map(|ended| Reply::NewIdentity { ended }),
     };
     result.unwrap_or_else(|error| wrong(ErrorCode::Failed, format!("{error:#}")))
+}
+
+fn party(name: &str) -> anyhow::Result<ApPublic> {
+    Ok(*name.parse::<ApName>()?.public())
 }
 
 fn wrong(code: ErrorCode, message: String) -> Reply {

@@ -1,8 +1,11 @@
 //! A node and its clients over a real socket file.
 
-use std::{os::unix::fs::PermissionsExt, path::PathBuf, sync::Arc};
+use std::{os::unix::fs::PermissionsExt, path::PathBuf, sync::Arc, time::Duration};
 
-use phantom_protocol::identity::ApPublic;
+use phantom_protocol::{
+    address::ApName,
+    identity::{ApPublic, ApSecret},
+};
 use serde_json::{Value, json};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -11,7 +14,7 @@ use tokio::{
 
 use super::*;
 use crate::{
-    doors::NodeHandle,
+    doors::{CommandHandle, NodeHandle},
     session::{Deliver, Protocol},
 };
 
@@ -50,6 +53,20 @@ impl NodeHandle for TestNode {
 
     async fn status(&self) -> Status {
         Status { node: "12ab".into(), ..Status::default() }
+    }
+}
+
+impl CommandHandle for TestNode {
+    async fn look_up(&self, _: ApPublic) -> anyhow::Result<LookedUp> {
+        Ok(LookedUp { expires_in: Some(60), entries: 3 })
+    }
+
+    async fn ping(&self, _: ApPublic, patience: Duration) -> anyhow::Result<Pinged> {
+        Ok(Pinged { micros: Some(patience.as_micros() as u64), ..Pinged::default() })
+    }
+
+    async fn new_identity(&self) -> anyhow::Result<Ended> {
+        Ok(Ended { sessions: 2, paths: 1 })
     }
 }
 
@@ -105,6 +122,21 @@ async fn a_client_asks_and_the_node_answers() {
     let no_line = HostRequest { protocol: Protocol::Udp, proxy_protocol: true, ..wish(8000, "web") };
     assert!(client.host(no_line).await.unwrap_err().to_string().contains("for TCP"));
     assert_eq!(client.status().await.unwrap().node, "12ab", "an error ends nothing");
+}
+
+#[tokio::test]
+async fn a_party_is_named_by_its_full_name_and_waited_for_a_minute_at_most() {
+    let world = world().await;
+    let mut client = LocalClient::connect(std::slice::from_ref(&world.place)).await.unwrap();
+    let name = ApName::of(&ApSecret::from_bytes(&[7; 32]).public());
+    assert_eq!(client.look_up(&name).await.unwrap().expires_in, Some(60));
+    assert_eq!(client.ping(&name, Duration::from_secs(3)).await.unwrap().micros, Some(3_000_000));
+    assert_eq!(client.ping(&name, Duration::MAX).await.unwrap().micros, Some(60_000_000));
+    assert_eq!(client.new_identity().await.unwrap(), Ended { sessions: 2, paths: 1 });
+    let mut stream = UnixStream::connect(&world.place).await.unwrap();
+    say(&mut stream, json!({"request": "hello", "version": 1})).await;
+    let said = say(&mut stream, json!({"request": "look_up", "name": "short.ap"})).await;
+    assert!(said["message"].as_str().unwrap().contains("cut off"), "{said}");
 }
 
 #[tokio::test]
