@@ -6,6 +6,7 @@
 mod completions;
 mod configuration;
 mod demo;
+mod doctor;
 mod host;
 mod identity;
 mod logs;
@@ -52,7 +53,7 @@ Examples:
   phantom host 8000               publish a web server; needs a running `up`
   phantom status                  how the running node is
 
-Exit codes: 0 done, 1 could not be done, 2 wrong usage, 3 done, and the answer is no (lookup, ping).
+Exit codes: 0 done, 1 could not be done, 2 wrong usage, 3 done, and the answer is no (lookup, ping, doctor).
 PHANTOM_LOG=debug shows what happens inside.";
 
 #[derive(Debug, Subcommand)]
@@ -67,6 +68,7 @@ enum Command {
     Ping(ping::Args),
     NewIdentity(new_identity::Args),
     Identity(identity::Args),
+    Doctor(doctor::Args),
     Completions(completions::Args),
     Man(man::Args),
 }
@@ -165,6 +167,7 @@ async fn run(command: Command, logs: &Logs) -> anyhow::Result<()> {
         Command::Ping(args) => ping::run(args).await,
         Command::NewIdentity(args) => new_identity::run(args).await,
         Command::Identity(args) => identity::run(args).await,
+        Command::Doctor(args) => doctor::run(args).await,
         Command::Completions(args) => completions::run(&args),
         Command::Man(args) => man::run(&args),
     }

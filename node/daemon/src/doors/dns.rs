@@ -40,7 +40,7 @@ impl DnsPort {
     }
 
     /// Answers until the future is dropped.
-    pub(super) async fn serve(self, names: Arc<Names>) {
+    pub(crate) async fn serve(self, names: Arc<Names>) {
         let ended = phantom_resolver::serve(self.udp, self.tcp, DnsDoor(names)).await;
         tracing::error!(
             "the DNS port is closed: {}",
