@@ -262,9 +262,16 @@ async fn serve(incoming: Incoming, targets: Arc<dyn Targets>, sessions: &Arc<Ses
     };
     let _place = Place::take(sessions, &connection);
     let flow_count = sessions.flows.clone();
-    Arc::new(Visit { connection, visiting, own: sessions.own, targets, flows: Flows::default(), flow_count })
-        .run()
-        .await;
+    Arc::new(Visit {
+        connection,
+        visitor: visiting.visitor(),
+        own: sessions.own,
+        targets,
+        flows: Flows::default(),
+        flow_count,
+    })
+    .run()
+    .await;
 }
 
 /// Confirms the tunnels that sessions use and closes those that none uses.

@@ -438,6 +438,29 @@ async fn a_local_server_that_asks_for_it_is_told_who_comes() {
 }
 
 #[tokio::test]
+async fn a_session_that_ended_leaves_its_place_though_its_server_still_waits() {
+    let (keep, mut kept) = tokio::sync::mpsc::unbounded_channel();
+    let waiting = move |tcp: TcpStream| {
+        let keep = keep.clone();
+        async move { keep.send(tcp).unwrap() }
+    };
+    let world = World::new(target(waiting).await);
+    let speak_as = SpeakAs::Kept(Arc::new(ApSecret::generate(&mut UnwrapErr(SysRng))));
+    let mut connections = Vec::new();
+    for _ in 0..10 {
+        let group = Group::default();
+        let connecting = world.pool.connect(&group, &speak_as, world.peer, PORT);
+        // The program closes; the server hears that and leaves its own end open.
+        drop(within(10, connecting).await.unwrap());
+        let mut tcp = within(10, kept.recv()).await.unwrap();
+        assert_eq!(within(10, tcp.read(&mut [0])).await.unwrap(), 0);
+        connections.push(tcp);
+        world.pool.end_group(&group);
+        wait_until(|| world.service().sessions() == 0).await;
+    }
+}
+
+#[tokio::test]
 async fn a_local_server_on_ipv6_is_reached_from_its_own_address() {
     let listener = TcpListener::bind("[::1]:0").await.unwrap();
     let world = World::new(BTreeMap::from([((Protocol::Tcp, PORT), listener.local_addr().unwrap())]));

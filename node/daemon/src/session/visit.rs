@@ -25,7 +25,7 @@ use super::{
     flow::{self, FlowPlace, Flows},
     introduction::introduction,
     stream::{SessionStream, splice},
-    visitors::Visiting,
+    visitors::Visitor,
 };
 
 /// UDP flows of one identity. Each has a socket of its own.
@@ -38,7 +38,7 @@ const DIAL: Duration = Duration::from_secs(10);
 /// One session of a visitor.
 pub(super) struct Visit {
     pub(super) connection: Connection,
-    pub(super) visiting: Visiting,
+    pub(super) visitor: Visitor,
     /// Whom it visits.
     pub(super) own: ApPublic,
     pub(super) targets: Arc<dyn Targets>,
@@ -70,7 +70,7 @@ impl Visit {
     async fn serve(self: Arc<Self>, mut stream: SessionStream) {
         let Ok(request) = timeout(REQUEST, stream.read_request()).await else { return stream.reset() };
         let target = request.and_then(|(protocol, port)| {
-            Ok((protocol, port, self.targets.target(self.visiting.client(), protocol, port)?))
+            Ok((protocol, port, self.targets.target(self.visitor.client(), protocol, port)?))
         });
         let refusal = match target {
             Ok((Protocol::Tcp, port, target)) => match self.dial(target, port).await {
@@ -92,7 +92,7 @@ impl Visit {
             let mut tcp = self.socket(target.address)?.connect(target.address).await?;
             if target.introduces {
                 let from = tcp.local_addr()?.port();
-                let line = introduction(self.visiting.client(), &self.own, from, port);
+                let line = introduction(self.visitor.client(), &self.own, from, port);
                 tcp.write_all(line.as_bytes()).await?;
             }
             Ok(tcp)
@@ -107,7 +107,7 @@ impl Visit {
 
     fn socket(&self, address: SocketAddr) -> io::Result<TcpSocket> {
         let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
-        if let Some(source) = self.visiting.source(address) {
+        if let Some(source) = self.visitor.source(address) {
             // A port is chosen with the target, not before it: ports that another target uses are free for this one.
             setsockopt(&socket, sockopt::IpBindAddressNoPort, &true)?;
             socket.bind(source)?;
@@ -122,7 +122,7 @@ impl Visit {
             SocketAddr::V4(_) => (Ipv4Addr::UNSPECIFIED, 0).into(),
             SocketAddr::V6(_) => (Ipv6Addr::UNSPECIFIED, 0).into(),
         };
-        let source = self.visiting.source(address).unwrap_or_else(anywhere);
+        let source = self.visitor.source(address).unwrap_or_else(anywhere);
         let socket = connected(source, address).await.map_err(|error| Refusal::of_dial(&error))?;
         let to_target = socket.clone();
         let deliver = move |data: Vec<u8>| {

@@ -29,11 +29,11 @@ pub(super) struct Visitors {
 
 #[derive(Default)]
 struct Present {
-    by_key: BTreeMap<ApPublic, Visitor>,
+    by_key: BTreeMap<ApPublic, Known>,
     aliases: BTreeSet<Ipv4Addr>,
 }
 
-struct Visitor {
+struct Known {
     sessions: usize,
     alias: Ipv4Addr,
 }
@@ -52,13 +52,13 @@ impl Visitors {
         let visitor = by_key.entry(client).or_insert_with(|| {
             let alias = self.free_alias(&client, aliases);
             aliases.insert(alias);
-            Visitor { sessions: 0, alias }
+            Known { sessions: 0, alias }
         });
         if visitor.sessions >= SESSIONS_PER_PEER {
             return None;
         }
         visitor.sessions += 1;
-        Some(Visiting { visitors: self.clone(), client, alias: visitor.alias })
+        Some(Visiting { visitors: self.clone(), visitor: Visitor { client, alias: visitor.alias } })
     }
 
     /// The first of this visitor's addresses that nobody else has now: it is nearly always the first.
@@ -84,12 +84,37 @@ impl Visitors {
 /// One session of a visitor.
 pub(super) struct Visiting {
     visitors: Arc<Visitors>,
+    visitor: Visitor,
+}
+
+impl Visiting {
+    /// Whose it is.
+    pub(super) fn visitor(&self) -> Visitor {
+        self.visitor
+    }
+}
+
+impl Drop for Visiting {
+    fn drop(&mut self) {
+        let mut present = self.visitors.present();
+        let Some(known) = present.by_key.get_mut(&self.visitor.client) else { return };
+        known.sessions -= 1;
+        if known.sessions == 0 {
+            present.by_key.remove(&self.visitor.client);
+            present.aliases.remove(&self.visitor.alias);
+        }
+    }
+}
+
+/// Who has come.
+#[derive(Clone, Copy)]
+pub(super) struct Visitor {
     client: ApPublic,
     alias: Ipv4Addr,
 }
 
-impl Visiting {
-    /// Who it is.
+impl Visitor {
+    /// The key that it speaks as.
     pub(super) fn client(&self) -> &ApPublic {
         &self.client
     }
@@ -100,18 +125,6 @@ impl Visiting {
         match target.ip() {
             IpAddr::V4(address) if address.is_loopback() => Some((self.alias, 0).into()),
             _ => None,
-        }
-    }
-}
-
-impl Drop for Visiting {
-    fn drop(&mut self) {
-        let mut present = self.visitors.present();
-        let Some(visitor) = present.by_key.get_mut(&self.client) else { return };
-        visitor.sessions -= 1;
-        if visitor.sessions == 0 {
-            present.by_key.remove(&self.client);
-            present.aliases.remove(&self.alias);
         }
     }
 }
@@ -132,7 +145,7 @@ mod tests {
 
     #[test]
     fn a_visitor_comes_from_one_address_whenever_it_comes() {
-        let of = |service: &Arc<Visitors>, number| service.enter(client(number)).unwrap().alias;
+        let of = |service: &Arc<Visitors>, number| service.enter(client(number)).unwrap().visitor.alias;
         let visitors = service(1);
         let first = of(&visitors, 1);
         let _another = visitors.enter(client(2)).unwrap();
@@ -146,7 +159,7 @@ mod tests {
     fn no_two_visitors_have_the_same_address_at_once() {
         let visitors = service(1);
         let all: Vec<_> = (0..2_048).map(|number| visitors.enter(client(number)).unwrap()).collect();
-        let aliases: BTreeSet<_> = all.iter().map(|visiting| visiting.alias).collect();
+        let aliases: BTreeSet<_> = all.iter().map(|visiting| visiting.visitor.alias).collect();
         assert_eq!(aliases.len(), all.len());
         for alias in aliases {
             let [a, b, _, d] = alias.octets();
@@ -157,9 +170,9 @@ mod tests {
     #[test]
     fn an_address_that_is_taken_is_left_to_who_has_it() {
         let visitors = service(1);
-        let wanted = visitors.enter(client(1)).unwrap().alias;
+        let wanted = visitors.enter(client(1)).unwrap().visitor.alias;
         visitors.present().aliases.insert(wanted);
-        assert_ne!(visitors.enter(client(1)).unwrap().alias, wanted);
+        assert_ne!(visitors.enter(client(1)).unwrap().visitor.alias, wanted);
     }
 
     #[test]
@@ -167,7 +180,7 @@ mod tests {
         let visitors = service(1);
         let all: Vec<_> = (0..SESSIONS_PER_PEER).map(|_| visitors.enter(client(1)).unwrap()).collect();
         assert!(visitors.enter(client(1)).is_none());
-        assert!(all.iter().all(|visiting| visiting.alias == all[0].alias));
+        assert!(all.iter().all(|visiting| visiting.visitor.alias == all[0].visitor.alias));
         drop(all);
         let present = visitors.present();
         assert!(present.by_key.is_empty() && present.aliases.is_empty());
@@ -176,9 +189,9 @@ mod tests {
     #[test]
     fn only_targets_of_the_loopback_network_are_reached_from_an_alias() {
         let visiting = service(1).enter(client(1)).unwrap();
-        let source = |target: &str| visiting.source(target.parse().unwrap());
+        let source = |target: &str| visiting.visitor.source(target.parse().unwrap());
         for near in ["127.0.0.1:80", "127.3.2.1:80"] {
-            assert_eq!(source(near), Some((visiting.alias, 0).into()), "{near}");
+            assert_eq!(source(near), Some((visiting.visitor.alias, 0).into()), "{near}");
         }
         for other in ["192.168.1.7:80", "[::1]:80", "[fd00::1]:80"] {
             assert_eq!(source(other), None, "{other}");
