@@ -27,8 +27,8 @@ Examples:
   phantom ping NAME.ap
   phantom ping -c 5 --json NAME.ap | jq .avg_ms
 
-Exit codes: 0 at least one answer came, 1 could not be tried (no node is running, ...), 2 wrong usage (also a mistyped name), 3 no
-answer came.")]
+Exit codes: 0 at least one answer came, 1 could not be tried (no node is running, ...), 2 wrong usage (also a mistyped name),
+3 no answer came.")]
 pub(super) struct Args {
     /// The full name: 56 characters and .ap
     #[arg(value_parser = name)]
