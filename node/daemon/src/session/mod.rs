@@ -15,6 +15,7 @@ mod datagram;
 mod error;
 mod flow;
 mod introduction;
+mod pace;
 mod service;
 mod socket_client;
 mod socket_service;

@@ -10,7 +10,7 @@ use std::{
     pin::Pin,
     sync::{
         Arc,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     task::{Context, Poll, ready},
     time::Duration,
@@ -23,7 +23,7 @@ use tokio::{
     net::{TcpStream, tcp::ReadHalf, tcp::WriteHalf},
 };
 
-use super::{Protocol, error::Refusal};
+use super::{Protocol, error::Refusal, pace::Pace};
 
 /// The version of the request.
 const VERSION: u8 = 1;
@@ -74,12 +74,13 @@ pub struct SessionStream {
     send: SendStream,
     recv: RecvStream,
     written: usize,
+    pace: Pace,
     open: Option<OpenStream>,
 }
 
 impl SessionStream {
     pub(super) fn new(send: SendStream, recv: RecvStream, open: Option<OpenStream>) -> SessionStream {
-        SessionStream { send, recv, written: 0, open }
+        SessionStream { send, recv, written: 0, pace: Pace::default(), open }
     }
 
     /// Ends both directions at once; the peer's program sees a reset connection.
@@ -140,7 +141,11 @@ impl AsyncRead for SessionStream {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.recv).poll_read(cx, buf)
+        ready!(self.pace.poll_read(cx));
+        let before = buf.remaining();
+        ready!(Pin::new(&mut self.recv).poll_read(cx, buf))?;
+        self.pace.has_read(before - buf.remaining(), buf.remaining() > 0);
+        Poll::Ready(Ok(()))
     }
 }
 
@@ -153,6 +158,7 @@ impl AsyncWrite for SessionStream {
         }
         let written = ready!(AsyncWrite::poll_write(Pin::new(&mut self.send), cx, buf))?;
         self.written += written;
+        self.pace.has_spoken();
         Poll::Ready(Ok(written))
     }
 
@@ -179,7 +185,11 @@ enum Broken {
 pub async fn splice(mut tcp: TcpStream, mut stream: SessionStream) -> io::Result<(u64, u64)> {
     let ended = {
         let (read, write) = tcp.split();
-        tokio::try_join!(upward(read, &mut stream.send), downward(&mut stream.recv, write))
+        let spoken = AtomicBool::new(false);
+        tokio::try_join!(
+            upward(read, &mut stream.send, &spoken),
+            downward(&mut stream.recv, write, &mut stream.pace, &spoken)
+        )
     };
     ended.map_err(|broken| {
         let _best_effort = socket2::SockRef::from(&tcp).set_linger(Some(Duration::ZERO));
@@ -191,7 +201,8 @@ pub async fn splice(mut tcp: TcpStream, mut stream: SessionStream) -> io::Result
     })
 }
 
-async fn upward(mut tcp: ReadHalf<'_>, send: &mut SendStream) -> Result<u64, Broken> {
+/// Sets `spoken` whenever the local program has said something.
+async fn upward(mut tcp: ReadHalf<'_>, send: &mut SendStream, spoken: &AtomicBool) -> Result<u64, Broken> {
     let stopped = send.stopped();
     tokio::pin!(stopped);
     let (mut total, mut turn, mut unwanted) = (0, 0, false);
@@ -209,6 +220,7 @@ async fn upward(mut tcp: ReadHalf<'_>, send: &mut SendStream) -> Result<u64, Bro
             let _peer_has_stopped = send.finish();
             return Ok(total);
         }
+        spoken.store(true, Ordering::Relaxed);
         send.write_chunk(buffer.split().freeze()).await.map_err(|_: WriteError| Broken::Peer)?;
         (total, turn) = (total + read as u64, turn + read);
         if turn >= TURN {
@@ -218,14 +230,25 @@ async fn upward(mut tcp: ReadHalf<'_>, send: &mut SendStream) -> Result<u64, Bro
     }
 }
 
-async fn downward(recv: &mut RecvStream, mut tcp: WriteHalf<'_>) -> Result<u64, Broken> {
+async fn downward(
+    recv: &mut RecvStream,
+    mut tcp: WriteHalf<'_>,
+    pace: &mut Pace,
+    spoken: &AtomicBool,
+) -> Result<u64, Broken> {
     let mut total = 0;
     let mut chunks = [const { Bytes::new() }; CHUNKS];
     while let Some(count) = recv.read_chunks(&mut chunks).await.map_err(|_: ReadError| Broken::Peer)? {
         let (come, _) = chunks.split_at_mut(count);
-        total += come.iter().map(|chunk| chunk.len() as u64).sum::<u64>();
+        let bytes = come.iter().map(Bytes::len).sum();
         write_all(&mut tcp, come).await.map_err(|_| Broken::Local)?;
         come.fill(Bytes::new()); // what was written need not be kept while we wait
+        total += bytes as u64;
+        if spoken.swap(false, Ordering::Relaxed) {
+            pace.has_spoken();
+        }
+        pace.has_read(bytes, count < CHUNKS);
+        poll_fn(|cx| pace.poll_read(cx)).await;
     }
     // The peer's half-close. An error means that the local program has gone, which `upward` sees too.
     let _ = poll_fn(|cx| Pin::new(&mut tcp).poll_shutdown(cx)).await;
