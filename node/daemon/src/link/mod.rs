@@ -272,7 +272,7 @@ impl Links {
     /// Queues a message for a neighbour, before all cells of tunnels. `false` if there is no such link.
     pub fn send(&self, link: LinkId, message: &ControlMessage) -> bool {
         let Some(link) = self.shared.table.get(link) else { return false };
-        link.push_message(self.shared.clock.moment(), &message.to_cells());
+        link.push(self.shared.clock.moment(), &message.to_cells());
         link.waker.wake();
         true
     }

@@ -64,12 +64,16 @@ impl NetOutlet {
 
 impl Outlet for NetOutlet {
     fn forward(&mut self, link: LinkId, cell: &Cell) {
+        self.forward_all(link, std::slice::from_ref(cell));
+    }
+
+    fn forward_all(&mut self, link: LinkId, cells: &[Cell]) {
         let now = *self.now.get_or_insert_with(|| self.shared.clock.moment());
         // A batch touches few links, and mostly the same one again.
         if let Some(known) = self.links.iter().rev().find(|known| known.id == link) {
-            known.push(now, cell);
+            known.push(now, cells);
         } else if let Some(found) = self.shared.table.get(link) {
-            found.push(now, cell);
+            found.push(now, cells);
             self.links.push(found);
         }
     }

@@ -131,20 +131,10 @@ impl Link {
         }
     }
 
-    /// Puts a cell into the link's queue; the caller wakes the task afterwards.
-    pub(super) fn push(&self, now: Moment, cell: &Cell) {
-        if matches!(cell.command(), Ok(Command::Data)) {
-            self.counters.data_out.fetch_add(1, Ordering::Relaxed);
-        }
-        self.push_all(now, std::slice::from_ref(cell));
-    }
-
-    /// Puts the cells of one message into the queue: nobody's come between them.
-    pub(super) fn push_message(&self, now: Moment, cells: &[Cell]) {
-        self.push_all(now, cells);
-    }
-
-    fn push_all(&self, now: Moment, cells: &[Cell]) {
+    /// Puts cells into the link's queue, and nobody's between them; the caller wakes the task afterwards.
+    pub(super) fn push(&self, now: Moment, cells: &[Cell]) {
+        let data = cells.iter().filter(|cell| cell.command() == Ok(Command::Data)).count();
+        self.counters.data_out.fetch_add(data as u64, Ordering::Relaxed);
         let mut queue = self.queue();
         let before = queue.len();
         queue.limit_cells(self.waiting.share().min(self.most_cells));
@@ -532,7 +522,7 @@ mod tests {
         };
         let fill = |link: &Link| {
             for number in 0..20_000u64 {
-                link.push(Moment(0), &Cell::new(Command::Data, TunnelId::new(1 + number % 8)));
+                link.push(Moment(0), &[Cell::new(Command::Data, TunnelId::new(1 + number % 8))]);
             }
             link.waiting_and_dropped().0
         };

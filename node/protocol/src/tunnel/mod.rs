@@ -147,11 +147,15 @@ pub struct OwnedHop {
     pub owner_side: Side,
 }
 
-/// Where a [`Switch`] puts what it makes of a cell. All three return at once and call nothing of the switch.
+/// Where a [`Switch`] puts what it makes of a cell. All return at once and call nothing of the switch.
 pub trait Outlet {
     /// Puts a cell into the queue of a link. What goes to [`LinkId::LOOP_A`] must come in again from
     /// [`LinkId::LOOP_B`], and the other way round.
     fn forward(&mut self, link: LinkId, cell: &Cell);
+    /// The same for several, in their order.
+    fn forward_all(&mut self, link: LinkId, cells: &[Cell]) {
+        cells.iter().for_each(|cell| self.forward(link, cell));
+    }
     /// Hands over the payload of a cell for the owner of a tunnel: [`Kind::Sealed`] or [`Kind::Plain`]. It may come
     /// before `open_tunnel` has returned the id, or before the driver has seen [`SwitchEvent::Incoming`].
     fn deliver(&mut self, tunnel: OwnerTunnelId, kind: Kind, payload: &[u8]);

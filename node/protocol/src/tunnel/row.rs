@@ -4,6 +4,8 @@
 //! because one body is hashed at little cost while another is turned. To everybody else it looks as if one cell came
 //! after the other: what ends a tunnel is looked at where it stands in the row.
 
+use std::ops::Range;
+
 use super::{
     Kind, Outlet, OwnedPathId, SwitchEvent, TunnelRef,
     fault::{Fault, PeerMisbehaved},
@@ -37,7 +39,7 @@ impl Switch {
             let mut seats = [const { None }; ROW];
             let mut begin = 0;
             for place in 0..row.len() {
-                match self.check(from, &mut row[place]) {
+                match check(self.seat((from, row[place].tunnel())), &mut row[place]) {
                     Ok(seat) => seats[place] = seat,
                     Err(bad) => {
                         self.finish(from, &mut seats[begin..place], &mut row[begin..place], out);
@@ -54,51 +56,30 @@ impl Switch {
         }
     }
 
-    /// Where a cell belongs, if anywhere; a tunnel may have been closed here while the cell was on its way.
-    fn check(&self, from: LinkId, cell: &mut Cell) -> Result<Option<Seat>, Bad> {
-        let Some(seat) = self.seat((from, cell.tunnel())) else { return Ok(None) };
-        let (at, checked) = match &seat {
-            Seat::Relay(relay, side) => (relay.at, relay.way(*side).check(cell).map_err(Fault::from)),
-            Seat::FromOwner(terminal) => (terminal.at, terminal.outward().check(cell).map_err(Fault::from)),
-            Seat::FromJoin(terminal) => (terminal.at, terminal.take_join_cell(cell)),
-            Seat::Origin(origin) => (origin.at, origin.check(cell).map_err(Fault::from)),
-        };
-        match checked {
-            Ok(()) => Ok(Some(seat)),
-            Err(fault) => {
-                // No relay stands between two terminals: a bad body is the peer's own.
-                let is_the_peers_own = matches!(seat, Seat::FromJoin(_)) && !matches!(fault, Fault::Gap(_));
-                Err(Bad { at, fault, is_the_peers_own })
-            }
-        }
-    }
-
-    /// Turns checked cells and hands them on.
+    /// Turns checked cells and hands them on: those that follow each other to one link at once.
     fn finish(&self, from: LinkId, seats: &mut [Option<Seat>], cells: &mut [Cell], out: &mut impl Outlet) {
         turn(seats, cells);
         let mut some_ended = false;
-        for (seat, cell) in seats.iter_mut().zip(cells) {
-            let Some(seat) = seat.take() else { continue };
-            if !some_ended || self.seat((from, cell.tunnel())).is_some() {
-                some_ended |= self.hand_on(from, &seat, cell, out);
+        let mut onward = Onward { link: from, cells: 0..0 };
+        for (place, seat) in seats.iter_mut().enumerate() {
+            let (Some(seat), Some(cell)) = (seat.take(), cells.get_mut(place)) else { continue };
+            if some_ended && self.seat((from, cell.tunnel())).is_none() {
+                continue;
+            }
+            if let Some(link) = readdress(&seat, cell) {
+                onward.add(link, place, cells, out);
+            } else {
+                onward.leave(cells, out);
+                some_ended |= self.hand_on(from, &seat, &mut cells[place], out);
             }
         }
+        onward.leave(cells, out);
     }
 
-    /// Whether that may have ended a tunnel.
+    /// What is not simply forwarded. Whether that may have ended a tunnel.
     fn hand_on(&self, from: LinkId, seat: &Seat, cell: &mut Cell, out: &mut impl Outlet) -> bool {
         let (at, result) = match seat {
-            Seat::Relay(relay, side) => {
-                relay.used.touch();
-                out.forward(relay.readdress(*side, cell), cell);
-                return false;
-            }
-            Seat::FromJoin(terminal) => {
-                terminal.used.touch();
-                terminal.readdress_inward(cell);
-                out.forward(terminal.owner.0, cell);
-                return false;
-            }
+            Seat::Relay(..) | Seat::FromJoin(_) => return false,
             Seat::FromOwner(terminal) => {
                 terminal.used.touch();
                 (terminal.at, terminal.handle_owner_cell(cell, &self.held, out).map(|()| false))
@@ -161,6 +142,65 @@ impl Switch {
             out.report(SwitchEvent::Misbehaved { link: from, what: PeerMisbehaved::BadJoin });
         }
         self.fault(bad.at, from, bad.fault, out);
+    }
+}
+
+/// Cells of a row that leave by one link, one after the other.
+struct Onward {
+    link: LinkId,
+    cells: Range<usize>,
+}
+
+impl Onward {
+    fn add(&mut self, link: LinkId, place: usize, row: &[Cell], out: &mut impl Outlet) {
+        if (self.link, self.cells.end) != (link, place) {
+            self.leave(row, out);
+            *self = Onward { link, cells: place..place };
+        }
+        self.cells.end = place + 1;
+    }
+
+    fn leave(&mut self, row: &[Cell], out: &mut impl Outlet) {
+        let cells = std::mem::take(&mut self.cells);
+        if let Some(cells) = row.get(cells).filter(|cells| !cells.is_empty()) {
+            out.forward_all(self.link, cells);
+        }
+    }
+}
+
+/// Addresses a turned cell that only passes through; the link that it leaves by.
+fn readdress(seat: &Seat, cell: &mut Cell) -> Option<LinkId> {
+    match seat {
+        Seat::Relay(relay, side) => {
+            relay.used.touch();
+            Some(relay.readdress(*side, cell))
+        }
+        Seat::FromJoin(terminal) => {
+            terminal.used.touch();
+            terminal.readdress_inward(cell);
+            Some(terminal.owner.0)
+        }
+        Seat::FromOwner(_) | Seat::Origin(_) => None,
+    }
+}
+
+/// Whether a cell may go on where it belongs. It may belong nowhere: a tunnel may have been closed here while the cell was
+/// on its way.
+fn check(seat: Option<Seat>, cell: &mut Cell) -> Result<Option<Seat>, Bad> {
+    let Some(seat) = seat else { return Ok(None) };
+    let (at, checked) = match &seat {
+        Seat::Relay(relay, side) => (relay.at, relay.way(*side).check(cell).map_err(Fault::from)),
+        Seat::FromOwner(terminal) => (terminal.at, terminal.outward().check(cell).map_err(Fault::from)),
+        Seat::FromJoin(terminal) => (terminal.at, terminal.take_join_cell(cell)),
+        Seat::Origin(origin) => (origin.at, origin.check(cell).map_err(Fault::from)),
+    };
+    match checked {
+        Ok(()) => Ok(Some(seat)),
+        Err(fault) => {
+            // No relay stands between two terminals: a bad body is the peer's own.
+            let is_the_peers_own = matches!(seat, Seat::FromJoin(_)) && !matches!(fault, Fault::Gap(_));
+            Err(Bad { at, fault, is_the_peers_own })
+        }
     }
 }
 
