@@ -29,7 +29,7 @@ use super::{
     tls,
     transport::{FAREWELL, endpoint, transport},
     tunnel::Tunnel,
-    visit::{FlowCount, Visit},
+    visit::{Quotas, Visit},
     visitors::Visitors,
 };
 
@@ -98,7 +98,7 @@ impl Service {
         let sessions = Arc::new(Sessions {
             own: public,
             count: AtomicUsize::new(0),
-            flows: FlowCount::default(),
+            quotas: Quotas::default(),
             visitors,
             open: Mutex::default(),
         });
@@ -141,7 +141,13 @@ impl Service {
 
     /// UDP flows that are open.
     pub fn flows(&self) -> usize {
-        self.sessions.flows.open()
+        self.sessions.quotas.flows.open()
+    }
+
+    /// What visitors may have open.
+    #[cfg(test)]
+    pub(super) fn quotas(&self) -> &Quotas {
+        &self.sessions.quotas
     }
 
     /// What each of the open sessions has carried.
@@ -206,7 +212,7 @@ impl fmt::Debug for Service {
 struct Sessions {
     own: ApPublic,
     count: AtomicUsize,
-    flows: FlowCount,
+    quotas: Quotas,
     visitors: Arc<Visitors>,
     open: Mutex<HashMap<usize, Connection>>,
 }
@@ -261,14 +267,14 @@ async fn serve(incoming: Incoming, targets: Arc<dyn Targets>, sessions: &Arc<Ses
         return;
     };
     let _place = Place::take(sessions, &connection);
-    let flow_count = sessions.flows.clone();
+    let quotas = sessions.quotas.clone();
     Arc::new(Visit {
         connection,
         visitor: visiting.visitor(),
         own: sessions.own,
         targets,
         flows: Flows::default(),
-        flow_count,
+        quotas,
     })
     .run()
     .await;

@@ -5,7 +5,7 @@
 //! its peer still sends behaves like a TCP socket that was closed: the peer is reset when it sends more.
 
 use std::{
-    future::poll_fn,
+    future::{pending, poll_fn},
     io::{self, IoSlice},
     pin::Pin,
     sync::{
@@ -182,14 +182,30 @@ enum Broken {
 
 /// Carries bytes between a local connection and a stream until both directions have ended. Half-close stays
 /// half-close and a reset stays a reset, in both directions. Returns the bytes sent and received, if nothing broke.
-pub async fn splice(mut tcp: TcpStream, mut stream: SessionStream) -> io::Result<(u64, u64)> {
+pub async fn splice(tcp: TcpStream, stream: SessionStream) -> io::Result<(u64, u64)> {
+    splice_until(tcp, stream, pending()).await
+}
+
+/// Like [`splice`], but both ends are reset when `given_up` is over: a local program that neither reads nor closes would
+/// keep its connection for ever.
+pub(super) async fn splice_until(
+    mut tcp: TcpStream,
+    mut stream: SessionStream,
+    given_up: impl Future<Output = ()>,
+) -> io::Result<(u64, u64)> {
     let ended = {
         let (read, write) = tcp.split();
         let spoken = AtomicBool::new(false);
-        tokio::try_join!(
-            upward(read, &mut stream.send, &spoken),
-            downward(&mut stream.recv, write, &mut stream.pace, &spoken)
-        )
+        let both = async {
+            tokio::try_join!(
+                upward(read, &mut stream.send, &spoken),
+                downward(&mut stream.recv, write, &mut stream.pace, &spoken)
+            )
+        };
+        tokio::select! {
+            ended = both => ended,
+            () = given_up => Err(Broken::Peer),
+        }
     };
     ended.map_err(|broken| {
         let _best_effort = socket2::SockRef::from(&tcp).set_linger(Some(Duration::ZERO));

@@ -23,7 +23,7 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-use super::{After, Group, OpenError, Protocol, Refusal, SpeakAs, testing::World};
+use super::{After, Group, OpenError, Protocol, Refusal, SpeakAs, testing::World, visit::CONNECTIONS};
 
 const PORT: u16 = 80;
 const MIB: u64 = 1 << 20;
@@ -458,6 +458,65 @@ async fn a_session_that_ended_leaves_its_place_though_its_server_still_waits() {
         world.pool.end_group(&group);
         wait_until(|| world.service().sessions() == 0).await;
     }
+}
+
+#[tokio::test]
+async fn a_service_with_too_many_connections_is_busy_until_one_ends() {
+    let world = World::new(target(echo).await);
+    let mut open: Vec<_> =
+        (0..CONNECTIONS).map(|_| world.service().quotas().connections.one_more().unwrap()).collect();
+    assert_eq!(world.connect(PORT).await.unwrap_err(), Refusal::Busy);
+    open.pop();
+    ping(&mut world.connect(PORT).await.unwrap()).await;
+    wait_until(|| world.service().quotas().connections.open() < CONNECTIONS).await;
+}
+
+#[tokio::test]
+async fn a_target_that_neither_reads_nor_closes_is_left_when_the_session_has_ended() {
+    let (keep, mut kept) = tokio::sync::mpsc::unbounded_channel();
+    let deaf = move |mut tcp: TcpStream| {
+        let keep = keep.clone();
+        async move {
+            tcp.shutdown().await.unwrap();
+            keep.send(tcp).unwrap();
+        }
+    };
+    let world = World::new(target(deaf).await);
+    let mut stream = world.connect(PORT).await.unwrap();
+    let _target = within(10, kept.recv()).await.unwrap();
+    // Until neither the target's buffers nor the session take any more.
+    while timeout(Duration::from_secs(1), stream.write_all(&[7; 65_536])).await.is_ok() {}
+    assert_eq!(world.service().quotas().connections.open(), 1);
+    world.pool.end_group(&Group::default());
+    wait_until(|| world.service().quotas().connections.open() == 0).await;
+}
+
+#[tokio::test]
+async fn a_target_that_does_not_answer_is_dialled_no_longer_than_its_session_lives() {
+    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+    socket.bind((Ipv4Addr::LOCALHOST, 0).into()).unwrap();
+    let listener = socket.listen(1).unwrap();
+    let address = listener.local_addr().unwrap();
+    // Whoever comes when its queue is full hears nothing.
+    let mut queued = Vec::new();
+    while let Ok(tcp) = timeout(Duration::from_millis(300), TcpStream::connect(address)).await {
+        queued.push(tcp.unwrap());
+    }
+    let world = Arc::new(World::new(BTreeMap::from([((Protocol::Tcp, PORT), address)])));
+    let program = tokio::spawn({
+        let world = world.clone();
+        async move { world.connect(PORT).await }
+    });
+    wait_until(|| world.service().quotas().connections.open() == 1).await;
+    program.abort(); // or it would try again
+    assert!(program.await.unwrap_err().is_cancelled());
+    world.pool.end_group(&Group::default());
+    within(5, async {
+        while world.service().quotas().connections.open() > 0 {
+            sleep(Duration::from_millis(10)).await;
+        }
+    })
+    .await;
 }
 
 #[tokio::test]

@@ -2,6 +2,7 @@
 
 use std::{
     io,
+    mem::MaybeUninit,
     net::{Ipv4Addr, Ipv6Addr, SocketAddr},
     sync::{
         Arc,
@@ -16,7 +17,7 @@ use quinn::Connection;
 use tokio::{
     io::AsyncWriteExt,
     net::{TcpSocket, TcpStream, UdpSocket},
-    time::timeout,
+    time::{sleep, timeout},
 };
 
 use super::{
@@ -24,16 +25,20 @@ use super::{
     error::Refusal,
     flow::{self, FlowPlace, Flows},
     introduction::introduction,
-    stream::{SessionStream, splice},
+    stream::{SessionStream, splice_until},
     visitors::Visitor,
 };
 
 /// UDP flows of one identity. Each has a socket of its own.
-const FLOWS: usize = 1_024;
+pub(super) const FLOWS: usize = 1_024;
+/// TCP connections to the targets of one identity, those that are being made too.
+pub(super) const CONNECTIONS: usize = 4_096;
 /// A client that opened a stream says what it wants within this.
 const REQUEST: Duration = Duration::from_secs(10);
 /// A local target answers within this.
 const DIAL: Duration = Duration::from_secs(10);
+/// A local target may read so long what had come before its session ended.
+const LAST_WORDS: Duration = Duration::from_secs(10);
 
 /// One session of a visitor.
 pub(super) struct Visit {
@@ -44,8 +49,8 @@ pub(super) struct Visit {
     pub(super) targets: Arc<dyn Targets>,
     /// Its own flows.
     pub(super) flows: Flows,
-    /// Those of all visitors.
-    pub(super) flow_count: FlowCount,
+    /// What all visitors may have open.
+    pub(super) quotas: Quotas,
 }
 
 impl Visit {
@@ -73,8 +78,8 @@ impl Visit {
             Ok((protocol, port, self.targets.target(self.visitor.client(), protocol, port)?))
         });
         let refusal = match target {
-            Ok((Protocol::Tcp, port, target)) => match self.dial(target, port).await {
-                Ok(tcp) => return carry(tcp, stream).await,
+            Ok((Protocol::Tcp, port, target)) => match self.open_connection(target, port).await {
+                Ok(opened) => return self.carry_connection(stream, opened).await,
                 Err(refusal) => refusal,
             },
             Ok((Protocol::Udp, _, target)) => match self.open_flow(&stream, target.address).await {
@@ -84,6 +89,26 @@ impl Visit {
             Err(refusal) => refusal,
         };
         let _client_has_gone = stream.answer(Some(refusal)).await;
+    }
+
+    async fn open_connection(&self, target: Target, port: u16) -> Result<OpenedConnection, Refusal> {
+        let count = self.quotas.connections.one_more().ok_or(Refusal::Busy)?;
+        let tcp = tokio::select! {
+            dialled = self.dial(target, port) => dialled?,
+            _ = self.connection.closed() => return Err(Refusal::SessionLost),
+        };
+        Ok(OpenedConnection { tcp, _count: count })
+    }
+
+    async fn carry_connection(&self, mut stream: SessionStream, opened: OpenedConnection) {
+        let OpenedConnection { tcp, _count: _until_the_end } = opened;
+        if stream.answer(None).await.is_ok() {
+            let session_ended = async {
+                self.connection.closed().await;
+                sleep(LAST_WORDS).await;
+            };
+            let _broken_or_not_both_ends_know = splice_until(tcp, stream, session_ended).await;
+        }
     }
 
     /// A connection to the target of `port`.
@@ -117,13 +142,14 @@ impl Visit {
 
     /// A socket of its own, so that answers find back.
     async fn open_flow(&self, stream: &SessionStream, address: SocketAddr) -> Result<OpenedFlow, Refusal> {
-        let count = self.flow_count.one_more().ok_or(Refusal::Busy)?;
+        let count = self.quotas.flows.one_more().ok_or(Refusal::Busy)?;
         let anywhere = || match address {
             SocketAddr::V4(_) => (Ipv4Addr::UNSPECIFIED, 0).into(),
             SocketAddr::V6(_) => (Ipv6Addr::UNSPECIFIED, 0).into(),
         };
         let source = self.visitor.source(address).unwrap_or_else(anywhere);
-        let socket = connected(source, address).await.map_err(|error| Refusal::of_dial(&error))?;
+        let connecting = async { connected(UdpSocket::bind(source).await?, address).await };
+        let socket = connecting.await.map_err(|error: io::Error| Refusal::of_dial(&error))?;
         let to_target = socket.clone();
         let deliver = move |data: Vec<u8>| {
             let _lost = to_target.try_send(&data);
@@ -141,47 +167,69 @@ impl Visit {
     }
 }
 
-async fn connected(source: SocketAddr, target: SocketAddr) -> io::Result<Arc<UdpSocket>> {
-    let socket = UdpSocket::bind(source).await?;
+/// From now on the socket has to do with `target` alone.
+async fn connected(socket: UdpSocket, target: SocketAddr) -> io::Result<Arc<UdpSocket>> {
     socket.connect(target).await?;
+    // Until it was connected, anybody could put something into its queue.
+    while socket2::SockRef::from(&socket).recv(&mut [MaybeUninit::uninit()]).is_ok() {}
     socket.writable().await?; // before that, nothing is taken without waiting
     Ok(Arc::new(socket))
 }
 
-async fn carry(tcp: TcpStream, mut stream: SessionStream) {
-    if stream.answer(None).await.is_ok() {
-        let _broken_or_not_both_ends_know = splice(tcp, stream).await;
-    }
+/// A connection to a target whose client does not know yet that it is open.
+struct OpenedConnection {
+    tcp: TcpStream,
+    _count: Counted,
 }
 
 /// A flow whose client does not know yet that it is open.
 struct OpenedFlow {
     socket: Arc<UdpSocket>,
     place: FlowPlace,
-    count: CountedFlow,
+    count: Counted,
 }
 
-/// Counts the flows of a service.
-#[derive(Clone, Default)]
-pub(super) struct FlowCount(Arc<AtomicUsize>);
+/// What the visitors of a service may have open together.
+#[derive(Clone)]
+pub(super) struct Quotas {
+    pub(super) flows: Quota,
+    pub(super) connections: Quota,
+}
 
-impl FlowCount {
+impl Default for Quotas {
+    fn default() -> Quotas {
+        Quotas { flows: Quota::new(FLOWS), connections: Quota::new(CONNECTIONS) }
+    }
+}
+
+/// Counts what is open of one kind, up to a limit.
+#[derive(Clone)]
+pub(super) struct Quota {
+    open: Arc<AtomicUsize>,
+    most: usize,
+}
+
+impl Quota {
+    fn new(most: usize) -> Quota {
+        Quota { open: Arc::default(), most }
+    }
+
     /// How many are open.
     pub(super) fn open(&self) -> usize {
-        self.0.load(Ordering::Relaxed)
+        self.open.load(Ordering::Relaxed)
     }
 
     /// One more, until what is returned is dropped. Nothing if there are too many.
-    fn one_more(&self) -> Option<CountedFlow> {
-        let counted = CountedFlow(self.0.clone());
-        (self.0.fetch_add(1, Ordering::Relaxed) < FLOWS).then_some(counted)
+    pub(super) fn one_more(&self) -> Option<Counted> {
+        let counted = Counted(self.open.clone());
+        (self.open.fetch_add(1, Ordering::Relaxed) < self.most).then_some(counted)
     }
 }
 
-/// One open flow.
-struct CountedFlow(Arc<AtomicUsize>);
+/// One that is open.
+pub(super) struct Counted(Arc<AtomicUsize>);
 
-impl Drop for CountedFlow {
+impl Drop for Counted {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
     }
@@ -192,12 +240,33 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_service_has_so_many_flows_and_one_that_ends_makes_room() {
-        let count = FlowCount::default();
-        let mut flows: Vec<_> = (0..FLOWS).map(|_| count.one_more().unwrap()).collect();
-        assert!(count.one_more().is_none());
-        assert_eq!(count.open(), FLOWS);
-        flows.pop();
-        assert!(count.one_more().is_some());
+    fn a_quota_allows_so_many_and_one_that_ends_makes_room() {
+        let quota = Quota::new(3);
+        let mut open: Vec<_> = (0..3).map(|_| quota.one_more().unwrap()).collect();
+        assert!(quota.one_more().is_none());
+        assert_eq!(quota.open(), 3);
+        open.pop();
+        assert!(quota.one_more().is_some());
+    }
+
+    #[tokio::test]
+    async fn what_strangers_sent_before_a_flow_was_connected_is_not_of_the_flow() {
+        let loopback = (Ipv4Addr::LOCALHOST, 0);
+        let [socket, target, stranger] = [
+            UdpSocket::bind(loopback).await,
+            UdpSocket::bind(loopback).await,
+            UdpSocket::bind(loopback).await,
+        ]
+        .map(Result::unwrap);
+        let ours = socket.local_addr().unwrap();
+        for foreign in [&b"one"[..], b"", b"two"] {
+            stranger.send_to(foreign, ours).await.unwrap();
+        }
+        socket.readable().await.unwrap();
+        let socket = connected(socket, target.local_addr().unwrap()).await.unwrap();
+        target.send_to(b"answer", ours).await.unwrap();
+        let mut heard = [0; 16];
+        let length = socket.recv(&mut heard).await.unwrap();
+        assert_eq!(&heard[..length], b"answer");
     }
 }

@@ -41,7 +41,7 @@ struct Known {
 impl Visitors {
     /// Of the service that answers for `own`.
     pub(super) fn new(own: &ApSecret) -> Visitors {
-        let key = Key::from_bytes(*own.to_bytes()).derive(&[b"visitor alias"]);
+        let key = Key::copy_of(&own.to_bytes()).derive(&[b"visitor alias"]);
         Visitors { key, present: Mutex::default() }
     }
 
