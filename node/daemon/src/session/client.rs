@@ -19,6 +19,7 @@ use tokio::{
     sync::Mutex as AsyncMutex,
     time::{Instant, sleep, timeout, timeout_at},
 };
+use tokio_util::sync::CancellationToken;
 
 use super::{
     Deliver, Flow, Group, OpenError, OpenTunnel, OpenedTunnel, Protocol, SpeakAs, TunnelRequest,
@@ -64,6 +65,8 @@ struct Key {
 struct Slot {
     serial: u64,
     identity: Arc<ApSecret>,
+    /// Nobody opens anything here any more, not even who is just about to: the group has ended, or this slot is spent.
+    ended: CancellationToken,
     session: AsyncMutex<Attempt>,
 }
 
@@ -155,19 +158,24 @@ impl SessionPool {
         self.0.slots().len()
     }
 
-    /// Ends all sessions of a group; its streams are lost. What is just being opened ends when nobody uses it.
+    /// Ends all sessions of a group; its streams are lost. What is just being opened begins anew, as somebody else.
     pub fn end_group(&self, group: &Group) {
         let ended: Vec<_> = {
             let mut slots = self.0.slots();
             let keys: Vec<_> = slots.keys().filter(|key| key.group == *group).cloned().collect();
-            keys.iter().filter_map(|key| slots.remove(key)).collect()
+            let ended = keys.iter().filter_map(|key| slots.remove(key));
+            ended.inspect(|slot| slot.ended.cancel()).collect()
         };
         ended.iter().for_each(|slot| drop(slot.close()));
     }
 
     /// Ends all sessions; returns when their peers know, or could not be told in time.
     pub async fn end(&self) {
-        let ended = std::mem::take(&mut *self.0.slots());
+        let ended = {
+            let mut slots = self.0.slots();
+            slots.values().for_each(|slot| slot.ended.cancel());
+            std::mem::take(&mut *slots)
+        };
         let endpoints: Vec<Endpoint> = ended.values().filter_map(|slot| slot.close()).collect();
         let _told_or_not = timeout(FAREWELL, join_all(endpoints.iter().map(Endpoint::wait_idle))).await;
     }
@@ -208,8 +216,13 @@ impl SessionPool {
             SpeakAs::Kept(secret) => Some(secret.public()),
         };
         let key = Key { group: group.clone(), speaker, peer };
-        let slot = self.0.slot(&key, speak_as);
-        self.0.session(&key, &slot).await
+        loop {
+            let slot = self.0.slot(&key, speak_as);
+            let made = self.0.session(&key, &slot).await;
+            if made.is_ok() || !slot.ended.is_cancelled() {
+                return made;
+            }
+        }
     }
 }
 
@@ -236,9 +249,17 @@ impl Pool {
                 SpeakAs::Kept(secret) => secret.clone(),
             };
             let serial = self.serial.fetch_add(1, Ordering::Relaxed);
-            Arc::new(Slot { serial, identity, session: AsyncMutex::default() })
+            let ended = CancellationToken::new();
+            Arc::new(Slot { serial, identity, ended, session: AsyncMutex::default() })
         };
         self.slots().entry(key.clone()).or_insert_with(new).clone()
+    }
+
+    /// Whether this very slot is the one of its key: who gave up may have taken it out while others waited for it.
+    fn keep(&self, key: &Key, slot: &Arc<Slot>) -> bool {
+        let mut slots = self.slots();
+        let ended = slot.ended.is_cancelled();
+        !ended && slots.entry(key.clone()).or_insert_with(|| slot.clone()).serial == slot.serial
     }
 
     fn forget(&self, key: &Key, serial: u64) {
@@ -259,8 +280,18 @@ impl Pool {
             Attempt::Refused(when, refusal) if *when >= asked => return Err(*refusal),
             _ => {}
         }
+        // The watch of a session that was lost takes its slot away at any moment, whatever has begun in it.
+        if matches!(*attempt, Attempt::Session(_)) || !self.keep(key, slot) {
+            slot.ended.cancel();
+            self.forget(key, slot.serial);
+            return Err(Refusal::SessionLost);
+        }
         let mut unless_done = ForgetSlot { pool: self, key, serial: slot.serial, armed: true };
-        match self.establish(key, slot).await {
+        let established = tokio::select! {
+            established = self.establish(key, slot) => established,
+            () = slot.ended.cancelled() => Err(Refusal::SessionLost),
+        };
+        match established {
             Ok(session) => {
                 unless_done.armed = false; // from now on the watch forgets it
                 *attempt = Attempt::Session(session.clone());
@@ -359,8 +390,12 @@ impl Pool {
             }
         });
         let (pool, key, serial): (Weak<Pool>, _, _) = (Arc::downgrade(self), key.clone(), slot.serial);
+        let (ended, connection) = (slot.ended.clone(), session.connection.clone());
         tokio::spawn(async move {
-            watch.run().await;
+            tokio::select! {
+                () = watch.run() => {}
+                () = ended.cancelled() => connection.close(VarInt::from_u32(0), b""), // also if it was just made
+            }
             if let Some(pool) = pool.upgrade() {
                 pool.forget(&key, serial);
             }
@@ -382,5 +417,106 @@ fn is_wrong_key(error: &quinn_proto::TransportError) -> bool {
 impl fmt::Debug for SessionPool {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "SessionPool({} sessions)", self.sessions())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{
+        super::{Target, Targets, testing::World},
+        *,
+    };
+
+    const PORT: u16 = 80;
+
+    /// Notes who comes, and has nothing for them.
+    #[derive(Clone, Default)]
+    struct Guests(Arc<Mutex<Vec<ApPublic>>>);
+
+    impl Targets for Guests {
+        fn target(&self, client: &ApPublic, _: Protocol, _: u16) -> Result<Target, Refusal> {
+            self.0.lock().unwrap().push(*client);
+            Err(Refusal::Refused)
+        }
+    }
+
+    fn key(world: &World) -> Key {
+        Key { group: Group::default(), speaker: None, peer: world.peer }
+    }
+
+    fn slot(world: &World) -> Arc<Slot> {
+        world.pool.0.slot(&key(world), &SpeakAs::OneTime)
+    }
+
+    async fn wait_until(condition: impl Fn() -> bool) {
+        let met = async {
+            while !condition() {
+                sleep(Duration::from_millis(10)).await;
+            }
+        };
+        timeout(Duration::from_secs(10), met).await.expect("in time");
+    }
+
+    #[tokio::test]
+    async fn what_was_being_opened_when_its_group_ended_comes_as_somebody_else() {
+        let guests = Guests::default();
+        let world = Arc::new(World::new(guests.clone()));
+        *world.net.refuse.lock().unwrap() = Some(OpenError::NoPath);
+        let connecting = tokio::spawn({
+            let world = world.clone();
+            async move { world.connect(PORT).await }
+        });
+        wait_until(|| !world.net.requests.lock().unwrap().is_empty()).await;
+        let before = slot(&world).identity.public();
+        world.pool.end_group(&Group::default());
+        *world.net.refuse.lock().unwrap() = None;
+        assert_eq!(connecting.await.unwrap().unwrap_err(), Refusal::Refused);
+        let after = slot(&world).identity.public();
+        assert_ne!(before, after);
+        assert_eq!(*guests.0.lock().unwrap(), [after]);
+        assert_eq!(world.pool.sessions(), 1);
+    }
+
+    #[tokio::test]
+    async fn a_session_that_was_just_made_when_its_group_ended_is_closed() {
+        let world = World::new(Guests::default());
+        let slot = slot(&world);
+        let session = world.pool.0.session(&key(&world), &slot).await.unwrap();
+        {
+            let _still_held_by_who_made_it = slot.session.lock().await;
+            world.pool.end_group(&Group::default());
+        }
+        timeout(Duration::from_secs(10), session.connection.closed()).await.unwrap();
+        wait_until(|| world.service().sessions() == 0).await;
+    }
+
+    #[tokio::test]
+    async fn nobody_opens_a_session_in_a_slot_that_has_ended() {
+        let world = World::new(Guests::default());
+        let slot = slot(&world);
+        world.pool.end_group(&Group::default());
+        assert_eq!(world.pool.0.session(&key(&world), &slot).await.err(), Some(Refusal::SessionLost));
+        assert_eq!((world.net.opened(), world.pool.sessions()), (0, 0));
+    }
+
+    #[tokio::test]
+    async fn a_slot_has_one_session_only() {
+        let world = World::new(Guests::default());
+        let slot = slot(&world);
+        let session = world.pool.0.session(&key(&world), &slot).await.unwrap();
+        session.connection.close(VarInt::from_u32(0), b"");
+        assert_eq!(world.pool.0.session(&key(&world), &slot).await.err(), Some(Refusal::SessionLost));
+        assert_eq!(world.connect(PORT).await.unwrap_err(), Refusal::Refused, "there is another slot now");
+        assert_eq!(world.net.opened(), 2);
+    }
+
+    #[tokio::test]
+    async fn who_opens_a_session_after_another_gave_up_can_be_told_to_end_it() {
+        let world = World::new(Guests::default());
+        let slot = slot(&world);
+        world.pool.0.forget(&key(&world), slot.serial);
+        let session = world.pool.0.session(&key(&world), &slot).await.unwrap();
+        world.pool.end_group(&Group::default());
+        assert!(session.connection.close_reason().is_some());
     }
 }
