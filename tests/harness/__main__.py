@@ -36,6 +36,8 @@ def options():
 
 def main():
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    # Files of tests are such as nobody else may write, whatever the machine's habit is.
+    os.umask(0o022)
     chosen = options()
     entries = [
         entry

@@ -6,11 +6,11 @@ use std::{
     collections::BTreeSet,
     env,
     fmt::Display,
-    fs,
-    io::{self, ErrorKind},
+    fs::File,
+    io::{self, ErrorKind, Read},
     net::SocketAddr,
     ops::Range,
-    os::unix::fs::MetadataExt,
+    os::unix::fs::{FileTypeExt, MetadataExt},
     path::{Path, PathBuf},
 };
 
@@ -24,6 +24,9 @@ use super::{
     logs, number,
 };
 use crate::doors::HostRequest;
+
+/// No configuration is longer, in bytes.
+const LONGEST: u64 = 1 << 20;
 
 /// What a configuration says.
 #[derive(Debug, Default, Deserialize)]
@@ -79,10 +82,27 @@ pub(super) enum ConfigurationError {
     },
     /// Who writes it decides what is published, and whom the node trusts first.
     #[error(
-        "{file} can be changed by every user of this machine. If nobody has, run: chmod o-w '{file}'",
+        "{file} can be changed by other users of this machine. If nobody has, run: chmod go-w '{file}'",
         file = .0.display()
     )]
     Open(PathBuf),
+    /// The same.
+    #[error(
+        "{file} belongs to another user (uid {owner}). If what it says is right, run: sudo chown root '{file}'",
+        file = file.display()
+    )]
+    OtherOwner {
+        /// Which.
+        file: PathBuf,
+        /// Whose.
+        owner: u32,
+    },
+    /// It cannot be meant.
+    #[error(
+        "{file} is longer than {LONGEST} bytes, as no configuration is. Name another one with --config FILE",
+        file = .0.display()
+    )]
+    TooLong(PathBuf),
     /// It cannot be read.
     #[error("The configuration {file} cannot be read: {1}. Name another one with --config FILE", file = .0.display())]
     Unreadable(PathBuf, #[source] io::Error),
@@ -107,11 +127,19 @@ impl Configuration {
     /// Reads a file.
     pub(super) fn read(file: &Path) -> Result<Configuration, ConfigurationError> {
         let unreadable = |error| ConfigurationError::Unreadable(file.to_owned(), error);
-        let metadata = fs::metadata(file).map_err(unreadable)?;
-        if metadata.is_file() && metadata.mode() & 0o002 != 0 {
-            return Err(ConfigurationError::Open(file.to_owned()));
+        let opened = File::open(file).map_err(unreadable)?;
+        let metadata = opened.metadata().map_err(unreadable)?;
+        // Nobody can put anything into /dev/null.
+        if !metadata.file_type().is_char_device() {
+            check_trusted(file, metadata.uid(), metadata.mode())?;
         }
-        let text = fs::read_to_string(file).map_err(unreadable)?;
+        let mut bytes = Vec::new();
+        let length = opened.take(LONGEST + 1).read_to_end(&mut bytes).map_err(unreadable)?;
+        if length as u64 > LONGEST {
+            return Err(ConfigurationError::TooLong(file.to_owned()));
+        }
+        let text = String::from_utf8(bytes)
+            .map_err(|error| unreadable(io::Error::new(ErrorKind::InvalidData, error)))?;
         parse(&text).map_err(|Fault { line, what }| ConfigurationError::Wrong {
             file: file.to_owned(),
             line,
@@ -150,6 +178,17 @@ impl Service {
             proxy_protocol: self.proxy_protocol,
         }
     }
+}
+
+/// Only root and whoever runs the node may write it.
+fn check_trusted(file: &Path, owner: u32, mode: u32) -> Result<(), ConfigurationError> {
+    if owner != 0 && owner != nix::unistd::geteuid().as_raw() {
+        return Err(ConfigurationError::OtherOwner { file: file.to_owned(), owner });
+    }
+    if mode & 0o022 != 0 {
+        return Err(ConfigurationError::Open(file.to_owned()));
+    }
+    Ok(())
 }
 
 fn usual_place() -> Option<PathBuf> {
@@ -398,16 +437,34 @@ mod tests {
 
     #[test]
     fn a_file_that_others_may_change_or_nobody_can_read_is_refused() {
-        use std::os::unix::fs::PermissionsExt;
+        use std::{fs, os::unix::fs::PermissionsExt};
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("phantom.toml");
         let error = Configuration::find(Some(&file)).unwrap_err().to_string();
         assert!(error.contains("cannot be read") && error.contains("--config"), "{error}");
         fs::write(&file, "hops = 2").unwrap();
-        fs::set_permissions(&file, fs::Permissions::from_mode(0o646)).unwrap();
-        let error = Configuration::find(Some(&file)).unwrap_err().to_string();
-        assert!(error.contains("chmod o-w "), "{error}");
+        for mode in [0o646, 0o664] {
+            fs::set_permissions(&file, fs::Permissions::from_mode(mode)).unwrap();
+            let error = Configuration::find(Some(&file)).unwrap_err().to_string();
+            assert!(error.contains("chmod go-w "), "{mode:o}: {error}");
+        }
         fs::set_permissions(&file, fs::Permissions::from_mode(0o644)).unwrap();
         assert_eq!(Configuration::find(Some(&file)).unwrap().0.hops, Some(2));
+        let own = nix::unistd::geteuid().as_raw();
+        assert!(check_trusted(&file, own, 0o600).is_ok() && check_trusted(&file, 0, 0o644).is_ok());
+        let error = check_trusted(&file, own + 1, 0o644).unwrap_err().to_string();
+        assert!(error.contains("chown root "), "{error}");
+    }
+
+    #[test]
+    fn an_endless_file_is_not_read_to_its_end() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), "#".repeat(1 << 20)).unwrap();
+        assert!(Configuration::read(file.path()).is_ok());
+        std::fs::write(file.path(), "#".repeat((1 << 20) + 1)).unwrap();
+        for too_long in [file.path(), Path::new("/dev/zero")] {
+            let error = Configuration::read(too_long).unwrap_err().to_string();
+            assert!(error.contains("longer than 1048576"), "{error}");
+        }
     }
 }

@@ -9,7 +9,7 @@ use std::{
 use anyhow::Context;
 use tokio::{net::TcpStream, time::timeout};
 
-use super::{Whom, number, progress::Progress};
+use super::{Whom, number, progress::Progress, say};
 use crate::{
     doors::{HostRequest, is_label},
     session::Protocol,
@@ -82,17 +82,13 @@ pub(super) async fn run(args: Args) -> anyhow::Result<()> {
     )??;
     drop(progress);
     let port = if hosted.port == 80 && !args.udp { String::new() } else { format!(":{}", hosted.port) };
-    println!("{}{port}", hosted.name);
+    let (name, to) = (hosted.name, hosted.to);
     if args.udp {
-        println!("leads to UDP {} of this machine.", hosted.to);
-        return Ok(());
+        return Ok(say(&format!("{name}{port}\nleads to UDP {to} of this machine.\n"))?);
     }
-    println!("leads to {} of this machine. If it is a website: http://{}{port}/", hosted.to, hosted.name);
-    if !matches!(timeout(Duration::from_secs(2), TcpStream::connect(hosted.to)).await, Ok(Ok(_))) {
-        eprintln!(
-            "Nothing listens on {} yet: visitors are refused until you start your server there.",
-            hosted.to
-        );
+    say(&format!("{name}{port}\nleads to {to} of this machine. If it is a website: http://{name}{port}/\n"))?;
+    if !matches!(timeout(Duration::from_secs(2), TcpStream::connect(to)).await, Ok(Ok(_))) {
+        eprintln!("Nothing listens on {to} yet: visitors are refused until you start your server there.");
     }
     Ok(())
 }

@@ -101,7 +101,7 @@ enum What {
 
 #[derive(Debug, clap::Args)]
 struct PassphraseFile {
-    /// A file whose first line is the passphrase; without it, the terminal is asked
+    /// A file whose first line is the passphrase, and that nobody else can read; without it, the terminal is asked
     #[arg(long, value_name = "FILE")]
     passphrase_file: Option<PathBuf>,
 }
@@ -300,6 +300,8 @@ async fn slowly<T: Send + 'static>(
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
     use super::*;
 
     struct World {
@@ -310,8 +312,11 @@ mod tests {
     fn world() -> World {
         let folder = tempfile::tempdir().unwrap();
         let identities = Identities::of(&folder.path().join("state")).unwrap();
-        fs::write(folder.path().join("passphrase"), "correct horse\n").unwrap();
-        fs::write(folder.path().join("wrong"), "correct horses\n").unwrap();
+        for (file, passphrase) in [("passphrase", "correct horse\n"), ("wrong", "correct horses\n")] {
+            let file = folder.path().join(file);
+            fs::write(&file, passphrase).unwrap();
+            fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).unwrap();
+        }
         World { folder, identities }
     }
 

@@ -3,6 +3,7 @@
 use std::{
     fs::{File, OpenOptions},
     io::{Read, Write},
+    os::unix::fs::MetadataExt,
     path::Path,
     sync::Arc,
 };
@@ -50,14 +51,22 @@ fn long_enough(passphrase: Passphrase) -> anyhow::Result<Passphrase> {
     Ok(passphrase)
 }
 
-/// The first line of a file.
+/// The first line of a file that nobody else can read.
 fn from_file(file: &Path) -> anyhow::Result<Passphrase> {
-    let open = || -> std::io::Result<Passphrase> {
+    let read = || -> std::io::Result<(u32, Passphrase)> {
+        let opened = File::open(file)?;
+        let mode = opened.metadata()?.mode();
         let mut bytes = Zeroizing::new(Vec::with_capacity(LONGEST + 1));
-        File::open(file)?.take(LONGEST as u64 + 1).read_to_end(&mut bytes)?;
-        Ok(bytes)
+        opened.take(LONGEST as u64 + 1).read_to_end(&mut bytes)?;
+        Ok((mode, bytes))
     };
-    let bytes = open().with_context(|| format!("The passphrase file {} cannot be read", file.display()))?;
+    let (mode, bytes) =
+        read().with_context(|| format!("The passphrase file {} cannot be read", file.display()))?;
+    ensure!(
+        mode & 0o044 == 0,
+        "The passphrase file {file} can be read by other users of this machine. If nobody has, run: chmod 600 '{file}'",
+        file = file.display()
+    );
     first_line(bytes).with_context(|| format!("The passphrase file {} cannot be used", file.display()))
 }
 
@@ -117,7 +126,8 @@ impl Silence {
 
 impl Drop for Silence {
     fn drop(&mut self) {
-        let _ = tcsetattr(&self.terminal, SetArg::TCSANOW, &self.before);
+        // What was typed too much is not for the shell to run and to show.
+        let _ = tcsetattr(&self.terminal, SetArg::TCSAFLUSH, &self.before);
     }
 }
 
@@ -135,6 +145,22 @@ mod tests {
     async fn a_file_gives_its_first_line() {
         for file in ["correct horse", "correct horse\n", "correct horse\r\n", "correct horse\nmore\n"] {
             assert_eq!(said(file.as_bytes()).await.unwrap(), b"correct horse", "{file:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_file_that_others_can_read_is_refused() {
+        use std::{fs::Permissions, os::unix::fs::PermissionsExt};
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), "correct horse").unwrap();
+        for (mode, is_good) in [(0o604, false), (0o640, false), (0o600, true), (0o400, true)] {
+            std::fs::set_permissions(file.path(), Permissions::from_mode(mode)).unwrap();
+            match known(Some(file.path())).await {
+                Ok(_) => assert!(is_good, "{mode:o}"),
+                Err(error) => {
+                    assert!(!is_good && error.to_string().contains("chmod 600 "), "{mode:o}: {error}")
+                }
+            }
         }
     }
 

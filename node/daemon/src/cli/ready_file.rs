@@ -1,8 +1,9 @@
 //! The file of `--ready-file`: there while everything stands, for scripts that wait for that.
 
 use std::{
-    fs,
-    io::ErrorKind,
+    fs::{self, OpenOptions},
+    io::{self, ErrorKind, Write},
+    os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
 };
 
@@ -26,9 +27,10 @@ impl ReadyFile {
         let Some(file) = &self.0 else { return Ok(()) };
         let mut unfinished = file.as_os_str().to_owned();
         unfinished.push(".unfinished");
+        let unfinished = PathBuf::from(unfinished);
         let mut text = serde_json::to_vec_pretty(content)?;
         text.push(b'\n');
-        fs::write(&unfinished, text)
+        write_new(&unfinished, &text)
             .and_then(|()| fs::rename(&unfinished, file))
             .with_context(|| format!("The ready file {} cannot be written", file.display()))
     }
@@ -36,12 +38,20 @@ impl ReadyFile {
     /// At the end.
     pub(super) fn remove(&self) -> anyhow::Result<()> {
         let Some(file) = &self.0 else { return Ok(()) };
-        match fs::remove_file(file) {
-            Err(error) if error.kind() != ErrorKind::NotFound => {
-                Err(error).with_context(|| format!("The ready file {} cannot be replaced", file.display()))
-            }
-            _ => Ok(()),
-        }
+        remove_if_there(file).with_context(|| format!("The ready file {} cannot be replaced", file.display()))
+    }
+}
+
+/// What stood there is gone; if it was a link, what it led to is left alone.
+fn write_new(file: &Path, bytes: &[u8]) -> io::Result<()> {
+    remove_if_there(file)?;
+    OpenOptions::new().write(true).create_new(true).mode(0o600).open(file)?.write_all(bytes)
+}
+
+fn remove_if_there(file: &Path) -> io::Result<()> {
+    match fs::remove_file(file) {
+        Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
     }
 }
 
@@ -60,6 +70,19 @@ mod tests {
         assert_eq!(fs::read_to_string(&place).unwrap(), "[\n  \"here\"\n]\n");
         file.remove().unwrap();
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn the_file_is_private_and_written_through_no_link() {
+        use std::os::unix::fs::{PermissionsExt, symlink};
+        let folder = tempfile::tempdir().unwrap();
+        let (place, other) = (folder.path().join("ready.json"), folder.path().join("other"));
+        fs::write(&other, "of somebody").unwrap();
+        symlink(&other, folder.path().join("ready.json.unfinished")).unwrap();
+        ReadyFile::at(Some(&place)).unwrap().write(&1).unwrap();
+        assert_eq!(fs::read_to_string(&other).unwrap(), "of somebody");
+        let written = fs::symlink_metadata(&place).unwrap();
+        assert!(written.is_file() && written.permissions().mode() & 0o777 == 0o600, "{written:?}");
     }
 
     #[test]

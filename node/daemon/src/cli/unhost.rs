@@ -1,11 +1,11 @@
 //! `phantom unhost`: publish no longer.
 
-use super::{Whom, host::label};
+use super::{Whom, host::label, say};
 
 /// End what `phantom host` began
 ///
 /// All ports of the identity are published no longer, also after a restart. The identity itself is kept: hosted again, it has the same name.
-/// A port that phantom.toml declares comes back with the next start: remove it there, too.
+/// A port that phantom.toml declares comes back at the next start or SIGHUP: remove it there, too.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     /// The identity: what --as of `phantom host` said
@@ -17,6 +17,5 @@ pub(super) struct Args {
 
 pub(super) async fn run(args: Args) -> anyhow::Result<()> {
     args.whom.connect().await?.unhost(&args.label).await?;
-    println!("{} is published no longer.", args.label);
-    Ok(())
+    Ok(say(&format!("{} is published no longer.\n", args.label))?)
 }

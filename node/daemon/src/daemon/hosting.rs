@@ -9,7 +9,7 @@ use std::{
     sync::{Arc, Mutex},
 };
 
-use anyhow::{Context, anyhow};
+use anyhow::{Context, anyhow, ensure};
 use phantom_protocol::{
     identity::{ApPublic, ApSecret},
     node::ServiceId,
@@ -91,20 +91,36 @@ impl Daemon {
     }
 
     /// Hosts what the configuration declares, and no longer what it declared before, unless somebody asked for that, too.
-    /// Does not wait until it is published.
+    /// What cannot be is passed over and told in the end. Does not wait until it is published.
     pub async fn declare(&self, wanted: &[HostRequest]) -> anyhow::Result<()> {
         let wanted: PortList = wanted.iter().collect();
         let mut book = self.0.hosting.book.lock().await;
-        for old in book.declared.requests().filter(|old| wanted.same_port(old).is_none()) {
-            match book.kept.same_port(&old) {
-                Some(kept) => drop(self.add_port(kept)),
-                None => self.close_port(&old).await?,
+        let gone: Vec<_> = book.declared.requests().filter(|old| wanted.same_port(old).is_none()).collect();
+        let mut failures = Vec::new();
+        let mut failed = |HostRequest { label, port, .. }: HostRequest, error: anyhow::Error| {
+            failures.push(format!("port {port} of {label}: {error:#}"));
+        };
+        // The book has at each moment what is online.
+        for old in gone {
+            let closed = match book.kept.same_port(&old) {
+                Some(kept) => {
+                    let _offline_if_unhosted = self.add_port(kept);
+                    Ok(())
+                }
+                None => self.close_port(&old).await,
+            };
+            match closed {
+                Ok(()) => book.declared.remove(&old),
+                Err(error) => failed(old, error),
             }
         }
         for request in wanted.requests() {
-            self.bring_online(&request, self.0.config.hops, Key::KeptOrNew).await?;
+            match self.bring_online(&request, self.0.config.hops, Key::KeptOrNew).await {
+                Ok(_) => book.declared.insert(&request),
+                Err(error) => failed(request, error),
+            }
         }
-        book.declared = wanted;
+        ensure!(failures.is_empty(), failures.join("; "));
         Ok(())
     }
 
@@ -255,6 +271,10 @@ impl PortList {
         self.0.insert((request.label.clone(), request.protocol, request.port), request.clone());
     }
 
+    fn remove(&mut self, request: &HostRequest) {
+        self.0.remove(&(request.label.clone(), request.protocol, request.port));
+    }
+
     /// False if there was nothing to forget.
     fn forget(&mut self, label: &str) -> bool {
         let before = self.0.len();
@@ -375,6 +395,22 @@ mod tests {
 
         let daemon = started(&state).await;
         assert_eq!(leads(&daemon), leads_to(&[("shop", 80, 8000)]), "only what was asked for is kept");
+    }
+
+    #[tokio::test]
+    async fn a_declared_service_that_fails_neither_holds_up_the_others_nor_makes_them_stay() {
+        let folder = tempfile::tempdir().unwrap();
+        let state = folder.path().join("state");
+        let daemon = started(&state).await;
+        daemon.declare(&[wish("b", 80, 9001)]).await.unwrap();
+        daemon.declare(&[]).await.unwrap();
+        std::fs::write(state.join("identities/b"), "damaged").unwrap();
+        let declared = [wish("a", 80, 9000), wish("b", 80, 9001), wish("c", 80, 9002)];
+        let error = daemon.declare(&declared).await.unwrap_err().to_string();
+        assert!(error.starts_with("port 80 of b: ") && error.contains("identities/b is damaged"), "{error}");
+        assert_eq!(leads(&daemon), [("a".into(), 80, 9000), ("c".into(), 80, 9002)]);
+        daemon.declare(&[]).await.unwrap();
+        assert_eq!(leads(&daemon), []);
     }
 
     #[test]

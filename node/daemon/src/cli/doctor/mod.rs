@@ -135,10 +135,17 @@ fn judge_node(node: &NodeFacts) -> Vec<Finding> {
         (None, _) => bad(about, without.to_owned(), None),
     };
     findings.push(port("proxy", status.socks, &node.socks_answers, "the node has no proxy port"));
-    let without = format!(
-        "the node has no DNS port. Start it with --dns {DNS}, or write dns = \"{DNS}\" into phantom.toml"
-    );
-    // The demonstration cannot have one.
+    // Only the demonstration keeps nothing.
+    let without = if status.state.is_none() {
+        format!(
+            "the demonstration has no DNS port. A node that joins it can have one: add --dns {DNS} to the line \
+             `phantom up ...` that the demonstration printed"
+        )
+    } else {
+        format!(
+            "the node has no DNS port. Start it with --dns {DNS}, or write dns = \"{DNS}\" into phantom.toml"
+        )
+    };
     findings.push(port("dns", status.dns, &node.dns_answers, &without));
     findings
 }
@@ -207,6 +214,16 @@ mod tests {
             judged(Ok(lonely), Some(Err("no such name".into()))),
             [("node", false), ("proxy", false), ("dns", false), ("resolver", false), ("names", false)]
         );
+    }
+
+    #[test]
+    fn who_has_no_dns_port_is_told_how_to_get_one() {
+        let mut node = running();
+        node.status.dns = None;
+        let said = |node: &NodeFacts| judge_node(node).pop().unwrap().text;
+        assert!(said(&node).starts_with("the demonstration has no DNS port"), "{}", said(&node));
+        node.status.state = Some("/var/lib/phantom".into());
+        assert!(said(&node).contains("Start it with --dns 127.0.0.1:9053"), "{}", said(&node));
     }
 
     #[test]
