@@ -31,6 +31,8 @@ for line in sys.argv[5:]:
             break
         except TimeoutError:
             continue
+    else:
+        sys.exit(f"no answer to 20 datagrams for port {port}")
     assert end == (to[0].encode(), to[1]), (end, to)
     print(answer.hex(), flush=True)
 """

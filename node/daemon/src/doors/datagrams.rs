@@ -253,6 +253,16 @@ mod tests {
         timeout(Duration::from_secs(5), program.incoming.recv()).await.unwrap().unwrap()
     }
 
+    /// Waits until so many flows have ended.
+    async fn until_ended(node: &EchoNode, count: usize) {
+        let ended = async {
+            while node.ended.lock().unwrap().len() < count {
+                tokio::task::yield_now().await;
+            }
+        };
+        timeout(Duration::from_secs(5), ended).await.unwrap();
+    }
+
     #[tokio::test]
     async fn each_far_end_has_one_flow_and_answers_say_whose_they_are() {
         let node = Arc::new(EchoNode::default());
@@ -298,9 +308,7 @@ mod tests {
             send(&program, &name(), 8, b"x").await;
             hear(&mut program).await;
             node.ending.lock().unwrap().take();
-            while node.ended.lock().unwrap().len() < round {
-                tokio::task::yield_now().await;
-            }
+            until_ended(&node, round).await;
         }
         assert_eq!(*node.opened.lock().unwrap(), [8, 8]);
     }
@@ -313,9 +321,7 @@ mod tests {
             send(&program, &name(), port, b"x").await;
             hear(&mut program).await;
         }
-        while node.ended.lock().unwrap().is_empty() {
-            tokio::task::yield_now().await;
-        }
+        until_ended(&node, 1).await;
         assert_eq!(*node.ended.lock().unwrap(), [101]);
     }
 
@@ -328,8 +334,6 @@ mod tests {
             hear(&mut program).await;
         }
         drop(program);
-        while node.ended.lock().unwrap().len() < 2 {
-            tokio::task::yield_now().await;
-        }
+        until_ended(&node, 2).await;
     }
 }

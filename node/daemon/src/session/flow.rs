@@ -106,13 +106,22 @@ impl Default for Activity {
 
 impl Activity {
     fn note(&self) {
-        self.last.store(self.since.elapsed().as_millis() as u64, Ordering::Relaxed);
+        self.note_at(Instant::now());
+    }
+
+    fn note_at(&self, now: Instant) {
+        self.last.store((now - self.since).as_millis() as u64, Ordering::Relaxed);
+    }
+
+    /// When it will have been so long, if nothing more comes.
+    fn due(&self, idle: Duration) -> Instant {
+        self.since + Duration::from_millis(self.last.load(Ordering::Relaxed)) + idle
     }
 
     /// Ends when nothing was noted for so long.
     async fn ceased(&self, idle: Duration) {
         loop {
-            let due = self.since + Duration::from_millis(self.last.load(Ordering::Relaxed)) + idle;
+            let due = self.due(idle);
             if Instant::now() >= due {
                 return;
             }

@@ -208,18 +208,13 @@ async fn what_belongs_to_no_flow_is_dropped() {
 
 #[tokio::test]
 async fn a_flow_is_idle_when_nothing_came_or_went_for_long() {
-    let (activity, idle, start) = (Activity::default(), Duration::from_millis(100), Instant::now());
-    let noting = async {
-        for _ in 0..3 {
-            tokio::time::sleep(idle / 2).await;
-            activity.note();
-        }
-        start.elapsed()
-    };
-    let ceasing = async {
-        activity.ceased(idle).await;
-        start.elapsed()
-    };
-    let (noted, ceased) = tokio::join!(noting, ceasing);
-    assert!(ceased + Duration::from_millis(1) >= noted + idle, "{noted:?}, {ceased:?}");
+    let (activity, second) = (Activity::default(), Duration::from_secs(1));
+    assert_eq!(activity.due(IDLE), activity.since + IDLE);
+    for after in [second, 2 * second, 100 * second] {
+        activity.note_at(activity.since + after);
+        assert_eq!(activity.due(IDLE), activity.since + after + IDLE);
+    }
+    let silent = Activity::default();
+    within(10, silent.ceased(Duration::from_millis(1))).await;
+    assert!(Instant::now() >= silent.due(Duration::from_millis(1)));
 }
