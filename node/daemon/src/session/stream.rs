@@ -1,4 +1,4 @@
-//! Streams of a session: one TCP connection each (PROTOCOL §6).
+//! Streams of a session: each is one TCP connection, the life of one UDP flow, or a ping (PROTOCOL §6, §8).
 //!
 //! The client opens with a request (version, protocol, port), the service answers with one byte, then both sides
 //! carry bytes. The end of one direction is TCP's half-close, a reset is TCP's reset. A stream that is dropped while

@@ -56,7 +56,7 @@ pub struct WideBlock {
 /// Which of the two inverse permutations.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {
-    /// From A to B.
+    /// HCTR2's encryption.
     Encipher,
     /// The inverse.
     Decipher,
@@ -180,7 +180,7 @@ impl WideBlock {
         wide_block
     }
 
-    /// Turns a body, from A to B.
+    /// HCTR2's encryption of a body.
     pub fn encipher(&self, tweak: &[u8; TWEAK], body: &mut Body) {
         Pass::new(self, Mode::Encipher, *tweak).turn(body);
     }

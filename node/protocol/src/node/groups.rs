@@ -1,5 +1,5 @@
 //! All isolation groups start afresh: what any of them has used is ended, so that nothing that comes after can be linked to
-//! what was before (PROTOCOL §8). The daemon gives groups new numbers with it.
+//! what was before (PROTOCOL §1.4). The daemon gives groups new numbers with it.
 
 use super::{Node, OpenFailure, Purpose};
 use crate::{time::Now, tunnel::Outlet};

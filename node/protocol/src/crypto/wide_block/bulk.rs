@@ -3,9 +3,9 @@
 //!
 //! Every hop does both to every cell, so this is the hottest code there is. Where the processor has the instructions,
 //! both go through it at once: AES and the multiplication of polynomials are different units, which are kept busy
-//! together, best if the first hash of what is turned next is taken along. Elsewhere, and as the oracle of the tests, the crates `aes` and `polyval` do one after the
-//! other; they take half as long again, because `polyval` cannot begin from a state without a copy of its keys, which
-//! it must erase afterwards.
+//! together, best if the first hash of what is turned next is taken along. Elsewhere, and as the oracle of the tests,
+//! the crates `aes` and `polyval` do one after the other; they are slower also because `polyval` cannot begin from a
+//! state without a copy of its keys, which it must erase afterwards.
 
 use aes::{
     Aes256,
