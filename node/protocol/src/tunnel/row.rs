@@ -66,30 +66,42 @@ impl Switch {
             if some_ended && self.seat((from, cell.tunnel())).is_none() {
                 continue;
             }
-            if let Some(link) = readdress(&seat, cell) {
-                onward.add(link, place, cells, out);
-            } else {
-                onward.leave(cells, out);
-                some_ended |= self.hand_on(from, &seat, &mut cells[place], out);
+            match seat {
+                Seat::Relay(relay, side) => {
+                    relay.used.touch();
+                    onward.add(relay.readdress(side, cell), place, cells, out);
+                }
+                Seat::FromJoin(terminal) => {
+                    terminal.used.touch();
+                    terminal.readdress_inward(cell);
+                    onward.add(terminal.owner.0, place, cells, out);
+                }
+                Seat::FromOwner(terminal) => {
+                    onward.leave(cells, out);
+                    terminal.used.touch();
+                    let handled = terminal.handle_owner_cell(&mut cells[place], &self.held, out);
+                    some_ended |= self.has_ended(from, terminal.at, handled.map(|()| false), out);
+                }
+                Seat::Origin(origin) => {
+                    onward.leave(cells, out);
+                    origin.used.touch();
+                    let handled = self.data_for_owner(&origin, &cells[place], out);
+                    some_ended |= self.has_ended(from, origin.at, handled, out);
+                }
             }
         }
         onward.leave(cells, out);
     }
 
-    /// What is not simply forwarded. Whether that may have ended a tunnel.
-    fn hand_on(&self, from: LinkId, seat: &Seat, cell: &mut Cell, out: &mut impl Outlet) -> bool {
-        let (at, result) = match seat {
-            Seat::Relay(..) | Seat::FromJoin(_) => return false,
-            Seat::FromOwner(terminal) => {
-                terminal.used.touch();
-                (terminal.at, terminal.handle_owner_cell(cell, &self.held, out).map(|()| false))
-            }
-            Seat::Origin(origin) => {
-                origin.used.touch();
-                (origin.at, self.data_for_owner(origin, cell, out))
-            }
-        };
-        result.unwrap_or_else(|fault| {
+    /// Whether handling a cell may have ended a tunnel: that was its purpose, or it was a bad one.
+    fn has_ended(
+        &self,
+        from: LinkId,
+        at: TunnelRef,
+        handled: Result<bool, Fault>,
+        out: &mut impl Outlet,
+    ) -> bool {
+        handled.unwrap_or_else(|fault| {
             self.end_for(from, &Bad { at, fault, is_the_peers_own: false }, out);
             true
         })
@@ -165,22 +177,6 @@ impl Onward {
         if let Some(cells) = row.get(cells).filter(|cells| !cells.is_empty()) {
             out.forward_all(self.link, cells);
         }
-    }
-}
-
-/// Addresses a turned cell that only passes through; the link that it leaves by.
-fn readdress(seat: &Seat, cell: &mut Cell) -> Option<LinkId> {
-    match seat {
-        Seat::Relay(relay, side) => {
-            relay.used.touch();
-            Some(relay.readdress(*side, cell))
-        }
-        Seat::FromJoin(terminal) => {
-            terminal.used.touch();
-            terminal.readdress_inward(cell);
-            Some(terminal.owner.0)
-        }
-        Seat::FromOwner(_) | Seat::Origin(_) => None,
     }
 }
 
