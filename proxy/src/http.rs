@@ -155,8 +155,10 @@ fn help(config: &Config, here: SocketAddr) -> String {
          curl:     curl --socks5-hostname {here} URL      (not --socks5, which resolves the name outside)\n\
          Firefox:  Settings, Network Settings, Manual: SOCKS Host {ip}, Port {port}, SOCKS v5,\n\
          \x20         \"Proxy DNS when using SOCKS v5\"; leave HTTP Proxy empty\n\
-         Chromium: chromium --proxy-server=socks5://{here}\n\
-         others:   ALL_PROXY=socks5h://{here}\n",
+         Chromium: chromium --proxy-server=socks5://{here} --webrtc-ip-handling-policy=disable_non_proxied_udp\n\
+         others:   ALL_PROXY=socks5h://{here}\n\n\
+         Calls in web pages (WebRTC) speak UDP past every proxy unless the browser is told not to: in Chromium by the\n\
+         option above, in Firefox by media.peerconnection.ice.proxy_only in about:config.\n",
         ip = here.ip(),
         port = here.port(),
     );

@@ -28,13 +28,15 @@ class Children:
     def __init__(self, folder):
         self.folder = folder
         self.started = []
+        # What every command is handed to: something that changes its surroundings and then becomes it.
+        self.within = []
 
     def start(self, name, *command, environment=None, directory=None):
         """Starts a process in the background; what it prints goes to `NAME.log`."""
         log = open(self.folder / f"{name}.log", "ab")
         with log:
             process = subprocess.Popen(
-                [str(part) for part in command],
+                [str(part) for part in (*self.within, *command)],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -51,7 +53,7 @@ class Children:
     def run(self, *command, bound=60, check=True, environment=None):
         """Runs a command to its end and returns it, with its output as text."""
         done = subprocess.run(
-            [str(part) for part in command],
+            [str(part) for part in (*self.within, *command)],
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,

@@ -1,9 +1,10 @@
 //! The demonstration website: what a visitor of `phantom demo` reaches through the network.
 //!
-//! `/` explains itself; `/bytes/N` and `/sha256/N` show that much data arrives whole, and fast; `/echo` sends back what a
-//! POST or a WebSocket brings, while it comes.
+//! `/` explains itself; `/bytes/N` and `/sha256/N` show that much data arrives whole, and fast, `/upload` the same the other
+//! way; `/images` has a hundred pictures; `/echo` sends back what a POST or a WebSocket brings, while it comes.
 
 mod hashes;
+mod images;
 mod page;
 mod range;
 pub mod sequence;
@@ -19,9 +20,11 @@ use axum::{
     },
     http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
-    routing::{any, get},
+    routing::{any, get, post},
 };
+use data_encoding::HEXLOWER;
 use futures_util::{StreamExt, stream};
+use sha2::{Digest, Sha256};
 use tokio::net::TcpListener;
 
 use hashes::Hashes;
@@ -56,21 +59,56 @@ pub fn router(facts: Facts) -> Router {
         .route("/sha256", get(|| async { NotANumber }))
         .route("/sha256/", get(|| async { NotANumber }))
         .route("/sha256/{n}", get(sha256))
+        .route("/upload", post(upload))
+        .route("/images", get(images))
+        .route("/images/{number}", get(image))
         .route("/echo", any(echo))
         .fallback(|| async {
-            (StatusCode::NOT_FOUND, "There is nothing here. Try /, /bytes/N, /sha256/N or /echo.\n")
+            (
+                StatusCode::NOT_FOUND,
+                "There is nothing here. Try /, /bytes/N, /sha256/N, /upload, /images or /echo.\n",
+            )
         })
         .with_state(Site { facts, hashes: Hashes::default() })
 }
 
 async fn front(State(site): State<Site>) -> Response {
+    document(page::POLICY, page::render(&site.facts))
+}
+
+async fn images() -> Response {
+    document(images::POLICY, images::page())
+}
+
+fn document(policy: &'static str, page: String) -> Response {
     let headers = [
         (header::CONTENT_TYPE, "text/html; charset=utf-8"),
-        (header::CONTENT_SECURITY_POLICY, page::POLICY),
+        (header::CONTENT_SECURITY_POLICY, policy),
         (header::REFERRER_POLICY, "no-referrer"),
         (header::CACHE_CONTROL, "no-store"),
     ];
-    (headers, page::render(&site.facts)).into_response()
+    (headers, page).into_response()
+}
+
+async fn image(Path(number): Path<usize>) -> Response {
+    match images::picture(number) {
+        Some(picture) => {
+            let headers = [(header::CONTENT_TYPE, "image/svg+xml"), (header::CACHE_CONTROL, "no-store")];
+            (headers, picture).into_response()
+        }
+        None => StatusCode::NOT_FOUND.into_response(),
+    }
+}
+
+/// How many bytes came, and their hash.
+async fn upload(request: Request) -> Response {
+    let (mut body, mut length, mut hash) = (request.into_body().into_data_stream(), 0, Sha256::new());
+    while let Some(part) = body.next().await {
+        let Ok(part) = part else { return StatusCode::BAD_REQUEST.into_response() };
+        length += part.len() as u64;
+        hash.update(&part);
+    }
+    format!("{length} {}\n", HEXLOWER.encode(&hash.finalize())).into_response()
 }
 
 /// The answer to anything that is no length.

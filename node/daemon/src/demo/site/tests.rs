@@ -138,3 +138,21 @@ async fn a_websocket_message_comes_back() {
     stream.read_exact(&mut frame).await.unwrap();
     assert_eq!(&frame, b"\x81\x05hello");
 }
+
+#[tokio::test]
+async fn an_upload_is_told_its_length_and_hash() {
+    let site = site().await;
+    let answer = ask(site, "POST", "/upload", "Content-Length: 3\r\n\r\nabc").await;
+    let told = String::from_utf8(answer.body).unwrap();
+    assert_eq!(told, "3 ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad\n");
+    assert_eq!(ask(site, "GET", "/upload", "").await.status, 405);
+}
+
+#[tokio::test]
+async fn there_are_a_hundred_pictures_and_no_more() {
+    let site = site().await;
+    assert_eq!(ask(site, "GET", "/images", "").await.status, 200);
+    let last = ask(site, "GET", "/images/99", "").await;
+    assert!(last.status == 200 && last.head.contains("content-type: image/svg+xml\r\n"));
+    assert_eq!(ask(site, "GET", "/images/100", "").await.status, 404);
+}
