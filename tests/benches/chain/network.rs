@@ -6,7 +6,7 @@ use anyhow::{Context, Result};
 use phantom_node::{
     daemon::{Config, Daemon},
     doors::HostRequest,
-    session::{Group, Protocol, SessionStream},
+    session::{Group, SessionStream},
 };
 use phantom_protocol::{address::ApName, identity::ApPublic, network::Network};
 use tokio::net::TcpListener;
@@ -48,13 +48,7 @@ impl Chain {
             client.paths_ready(POOL).await?;
         }
         let listener = TcpListener::bind("127.0.0.1:0").await?;
-        let request = HostRequest {
-            port: PORT,
-            to: listener.local_addr()?,
-            label: "chain".into(),
-            protocol: Protocol::Tcp,
-            proxy_protocol: false,
-        };
+        let request = HostRequest::new(PORT, listener.local_addr()?, "chain");
         tokio::spawn(load::serve(listener));
         let hosted = host.host(request, hops).await?;
         let name: ApName = hosted.name.parse().context("the name of what is hosted")?;

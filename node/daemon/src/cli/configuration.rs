@@ -14,7 +14,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use phantom_protocol::wire::invitation::Invitation;
+use phantom_protocol::{address::ApName, wire::invitation::Invitation};
 use serde::{Deserialize, Deserializer, de::Error};
 use toml::{Spanned, Value};
 
@@ -23,7 +23,7 @@ use super::{
     host::{self, Target},
     logs, number,
 };
-use crate::doors::HostRequest;
+use crate::doors::{AccessList, HostRequest};
 
 /// No configuration is longer, in bytes.
 const LONGEST: u64 = 1 << 20;
@@ -48,7 +48,9 @@ pub(super) struct Configuration {
     pub(super) ready_file: Option<PathBuf>,
     #[serde(deserialize_with = "log")]
     pub(super) log: Option<String>,
+    pub(super) extended_errors: bool,
     host: Vec<Spanned<Service>>,
+    visit: Vec<Spanned<Visit>>,
 }
 
 /// A service that is published as long as the configuration has it.
@@ -65,6 +67,18 @@ struct Service {
     label: String,
     #[serde(default, rename = "proxy-protocol")]
     proxy_protocol: bool,
+    #[serde(default)]
+    allow: AccessList,
+}
+
+/// A party that is visited under a kept identity as long as the configuration has it.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Visit {
+    #[serde(deserialize_with = "party")]
+    to: ApName,
+    #[serde(rename = "as", deserialize_with = "label")]
+    label: String,
 }
 
 /// Why a configuration cannot be used.
@@ -149,7 +163,19 @@ impl Configuration {
 
     /// The keys that a running node cannot follow, as far as they are not the same.
     pub(super) fn differences(&self, other: &Configuration) -> Vec<&'static str> {
-        let Configuration { join, listen, socks, dns, state, hops, ready_file, log: _, host: _ } = self;
+        let Configuration {
+            join,
+            listen,
+            socks,
+            dns,
+            state,
+            hops,
+            ready_file,
+            extended_errors,
+            log: _,
+            host: _,
+            visit: _,
+        } = self;
         let keys = [
             ("join", *join != other.join),
             ("listen", *listen != other.listen),
@@ -158,6 +184,7 @@ impl Configuration {
             ("state", *state != other.state),
             ("hops", *hops != other.hops),
             ("ready-file", *ready_file != other.ready_file),
+            ("extended-errors", *extended_errors != other.extended_errors),
         ];
         keys.into_iter().filter(|(_, differs)| *differs).map(|(key, _)| key).collect()
     }
@@ -165,6 +192,11 @@ impl Configuration {
     /// The services, as `phantom host` would ask for them.
     pub(super) fn services(&self) -> Vec<HostRequest> {
         self.host.iter().map(|service| service.get_ref().request()).collect()
+    }
+
+    /// Who is to be visited under which identity.
+    pub(super) fn visits(&self) -> Vec<(ApName, String)> {
+        self.visit.iter().map(|visit| (visit.get_ref().to, visit.get_ref().label.clone())).collect()
     }
 }
 
@@ -176,6 +208,7 @@ impl Service {
             label: self.label.clone(),
             protocol: host::protocol(self.udp),
             proxy_protocol: self.proxy_protocol,
+            allow: self.allow.clone(),
         }
     }
 }
@@ -232,6 +265,13 @@ fn parse(text: &str) -> Result<Configuration, Fault> {
             return Err(Fault::new(text, Some(service.span()), what));
         }
     }
+    let mut visited = BTreeSet::new();
+    for visit in &read.visit {
+        if !visited.insert(visit.get_ref().to) {
+            let what = "this name is visited above already. Remove one of the two";
+            return Err(Fault::new(text, Some(visit.span()), what.to_owned()));
+        }
+    }
     Ok(read)
 }
 
@@ -244,6 +284,7 @@ fn explained(text: &str, message: &str, span: Option<Range<usize>>) -> String {
     let before = text.get(..span.unwrap_or_default().start).unwrap_or_default();
     let key = before.rsplit('\n').next().and_then(|line| line.split_once('=')).map(|(key, _)| key.trim());
     match key {
+        Some("visit") => "visit: each begins with a line of its own, [[visit]]".to_owned(),
         Some(key) if key != "host" => format!("{key}: {message}"),
         _ => "host: each service begins with a line of its own, [[host]]".to_owned(),
     }
@@ -300,6 +341,10 @@ fn label<'de, D: Deserializer<'de>>(value: D) -> Result<String, D::Error> {
     read(value, host::label)
 }
 
+fn party<'de, D: Deserializer<'de>>(value: D) -> Result<ApName, D::Error> {
+    read(value, str::parse)
+}
+
 fn usual_label() -> String {
     host::LABEL.to_owned()
 }
@@ -308,7 +353,7 @@ fn usual_label() -> String {
 mod tests {
     use clap::CommandFactory;
     use phantom_protocol::{
-        identity::NodeId,
+        identity::{ApSecret, NodeId},
         limits::DEFAULT_HOPS,
         network::Network,
         wire::contact::{Contact, TlsKeys},
@@ -334,15 +379,27 @@ mod tests {
             |line: &str| line.strip_prefix('#').filter(|rest| !rest.starts_with(' ')).map(String::from);
         let lines: Vec<String> =
             EXAMPLE.lines().map(|line| wanted(line).unwrap_or(line.to_owned())).collect();
-        lines.join("\n").replace("phantom-invitation-1:...", &invitation)
+        let name = ApSecret::from_bytes(&[1; 32]).public().name().to_string();
+        lines.join("\n").replace("phantom-invitation-1:...", &invitation).replace("NAME.ap", &name)
     }
 
     #[test]
     fn the_example_says_nothing_until_somebody_wants_it_and_then_everything() {
         let untouched = parse(EXAMPLE).unwrap();
         assert_eq!(format!("{untouched:?}"), format!("{:?}", Configuration::default()));
-        let Configuration { join, listen, socks, dns, state, hops, ready_file, log, host } =
-            parse(&example_in_full()).unwrap();
+        let Configuration {
+            join,
+            listen,
+            socks,
+            dns,
+            state,
+            hops,
+            ready_file,
+            log,
+            extended_errors,
+            host,
+            visit,
+        } = parse(&example_in_full()).unwrap();
         assert!(
             join.is_some()
                 && listen.is_some()
@@ -350,9 +407,10 @@ mod tests {
                 && state.is_some()
                 && ready_file.is_some()
                 && log.is_some()
+                && extended_errors
         );
         assert_eq!((socks, hops.map(usize::from)), (Some(SOCKS), Some(DEFAULT_HOPS)), "defaults");
-        assert_eq!(host.len(), 1);
+        assert_eq!((host.len(), visit.len()), (1, 1));
     }
 
     #[test]
@@ -366,7 +424,7 @@ mod tests {
             }
             assert!(in_full.lines().any(|line| line.starts_with(&format!("{option} = "))), "{option}");
         }
-        for key in ["port = ", "to = ", "udp = ", "as = ", "proxy-protocol = "] {
+        for key in ["port = ", "to = ", "udp = ", "as = ", "proxy-protocol = ", "allow = "] {
             assert!(in_full.lines().any(|line| line.starts_with(key)), "{key}");
         }
     }
@@ -397,6 +455,10 @@ mod tests {
             ("[[host]]\nport = 80\nudp = 1", "3: udp: invalid type: integer `1`, expected a boolean"),
             ("[[host]]\nport = 80\nudp = true\nproxy-protocol = true", "1: a service with udp = true cannot"),
             ("[[host]]\nport = 80\nas = \"A/B\"", "3: as: a name consists of"),
+            ("[[host]]\nport = 80\nallow = []", "3: allow: it is a list of .ap names"),
+            ("[[host]]\nport = 80\nallow = [\"::1\"]", "3: allow: ::1 is not an AP address"),
+            ("[[visit]]\nto = \"short.ap\"\nas = \"a\"", "2: to: a full name has 56"),
+            ("visit = 1", "1: visit: each begins with a line of its own, [[visit]]"),
             ("host = 8000", "1: host: each service begins with a line of its own, [[host]]"),
             ("[host]\nport = 8000", "1: host: each service begins with a line of its own, [[host]]"),
             ("[[host]]\nport = 1\n[[host]]\nport = 1", "3: port 1 of \"default\" is published above already"),
@@ -416,6 +478,7 @@ mod tests {
             label: label.to_owned(),
             protocol: host::protocol(udp),
             proxy_protocol: label == "shell",
+            allow: AccessList::default(),
         };
         assert_eq!(
             parse(text).unwrap().services(),
@@ -430,7 +493,7 @@ mod tests {
     #[test]
     fn what_a_running_node_cannot_follow_is_named() {
         let (empty, full) = (Configuration::default(), parse(&example_in_full()).unwrap());
-        let all = ["join", "listen", "socks", "dns", "state", "hops", "ready-file"];
+        let all = ["join", "listen", "socks", "dns", "state", "hops", "ready-file", "extended-errors"];
         assert_eq!(empty.differences(&full), all);
         assert!(full.differences(&full).is_empty());
     }

@@ -82,7 +82,7 @@ pub(super) async fn run(args: Args) -> anyhow::Result<()> {
         Vec::new()
     });
     let address = socks.local_addr()?;
-    let doors = open(&started.client, Doors { socks: Some(socks), dns: None, sockets });
+    let doors = open(&started.client, Doors { socks: Some(socks), sockets, ..Doors::default() });
     print(&started, address, hops).await;
     let (site, invitation) = (started.url.as_str(), started.invitation.as_str());
     let pid = std::process::id();

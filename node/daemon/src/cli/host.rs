@@ -9,9 +9,9 @@ use std::{
 use anyhow::Context;
 use tokio::{net::TcpStream, time::timeout};
 
-use super::{Whom, number, progress::Progress, say};
+use super::{Usage, Whom, number, progress::Progress, say};
 use crate::{
-    doors::{HostRequest, is_label},
+    doors::{AccessList, HostRequest, Visitor, is_label},
     session::Protocol,
 };
 
@@ -35,6 +35,7 @@ Examples:
   phantom host 8000                      http://NAME.ap:8000/
   phantom host 80 --to 127.0.0.1:8000    http://NAME.ap/
   phantom host 22 --as shell             another identity, another name
+  phantom host 22 --allow NAME.ap        only for whom this name is, see `phantom visit`
   phantom host 53 --udp --to 5353        datagrams, for programs that use UDP ASSOCIATE of the proxy port")]
 pub(super) struct Args {
     /// The port that others connect to
@@ -53,6 +54,10 @@ pub(super) struct Args {
     /// The identity: 1 to 32 of a-z, 0-9 and -; it is made when it is first used
     #[arg(long = "as", value_name = "NAME", default_value = LABEL, value_parser = label)]
     label: String,
+    /// Who may come in: a .ap name or an AP address; give it again for each. Without it, everybody who knows the name. A visitor
+    /// chooses its identity with `phantom visit`
+    #[arg(long, value_name = "NAME.ap")]
+    allow: Vec<Visitor>,
     #[command(flatten)]
     whom: Whom,
 }
@@ -75,8 +80,15 @@ pub(super) async fn run(args: Args) -> anyhow::Result<()> {
     let mut progress = Progress::new();
     progress.say("Publishing: building paths to the entry nodes ...");
     let protocol = protocol(args.udp);
-    let request =
-        HostRequest { port: args.port, to, label: args.label, protocol, proxy_protocol: args.proxy_protocol };
+    let request = HostRequest {
+        port: args.port,
+        to,
+        label: args.label,
+        protocol,
+        proxy_protocol: args.proxy_protocol,
+        allow: AccessList::of(args.allow)
+            .map_err(|error| Usage(format!("{error}. Leave out some --allow")))?,
+    };
     let hosted = timeout(PATIENCE, client.host(request)).await.context(
         "The node has not said within 3 minutes that the port is published. It goes on trying: see `phantom status`",
     )??;

@@ -25,6 +25,7 @@ mod service_manager;
 mod status;
 mod unhost;
 mod up;
+mod visit;
 
 use std::{
     fmt::Display, net::SocketAddr, ops::RangeInclusive, path::PathBuf, process::ExitCode, str::FromStr,
@@ -61,6 +62,7 @@ enum Command {
     Up(up::Args),
     Host(host::Args),
     Unhost(unhost::Args),
+    Visit(visit::Args),
     Status(status::Args),
     Demo(demo::Args),
     Peers(peers::Args),
@@ -160,6 +162,7 @@ async fn run(command: Command, logs: &Logs) -> anyhow::Result<()> {
         Command::Up(args) => up::run(args, logs).await,
         Command::Host(args) => host::run(args).await,
         Command::Unhost(args) => unhost::run(args).await,
+        Command::Visit(args) => visit::run(args).await,
         Command::Status(args) => status::run(args).await,
         Command::Demo(args) => demo::run(args).await,
         Command::Peers(args) => peers::run(args).await,
@@ -202,6 +205,10 @@ mod tests {
             ("host 53 --udp --proxy-protocol", "--proxy-protocol"),
             ("host 80 --as A/B", "--as"),
             ("host 80 --to localhost", "it looks like 127.0.0.1:8000"),
+            ("host 80 --allow everybody", "--allow"),
+            ("host 80 --allow ::1", "begin with fc"),
+            ("visit short.ap --as anna", "cut off"),
+            ("visit --as anna", "NAME.ap"),
             ("identity new Shop", "a-z"),
             ("identity fly", "fly"),
             ("lookup short.ap", "cut off"),

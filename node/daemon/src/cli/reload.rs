@@ -26,11 +26,14 @@ impl Reload<'_> {
             }
         };
         self.logs.configure(new.log.as_deref());
+        if let Err(error) = self.daemon.declare_visits(&new.visits()).await {
+            eprintln!("The configuration was read again, but not all [[visit]] could be followed: {error:#}");
+        }
         if let Err(error) = self.daemon.declare(&new.services()).await {
             eprintln!("The configuration was read again, but not all services could be published: {error:#}");
             return;
         }
-        println!("The configuration was read again: services and log are what it says.");
+        println!("The configuration was read again: services, visits and log are what it says.");
         let waiting = self.started_with.differences(&new);
         if !waiting.is_empty() {
             println!(

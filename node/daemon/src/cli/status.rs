@@ -109,6 +109,9 @@ fn write_into(text: &mut String, status: &Status) -> std::fmt::Result {
         )?;
     }
     writeln!(text, "sessions  {}", status.sessions)?;
+    for visit in &status.visits {
+        writeln!(text, "visiting  {visit}")?;
+    }
     for service in &status.services {
         writeln!(text, "hosting   {}", service.hosted)?;
         writeln!(text, "          {} entry paths, {} visitors", service.entries, service.sessions)?;
@@ -178,6 +181,7 @@ mod tests {
             "paths",
             "relays_in_use",
             "services",
+            "visits",
             "sessions",
             "obstacle",
             "notice",

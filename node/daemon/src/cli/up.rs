@@ -73,6 +73,10 @@ pub(super) struct Args {
     /// A file that is there while programs can come in: JSON with node, socks, dns, listen, state, pid, invitation
     #[arg(long, value_name = "FILE")]
     ready_file: Option<PathBuf>,
+    /// Tell SOCKS5 programs by Tor's codes F0 to F7 why a .ap name cannot be reached; programs that are not made for Tor may
+    /// not know them
+    #[arg(long)]
+    extended_errors: bool,
     /// A file with these options, and services [default: ~/.config/phantom/phantom.toml, if it is there]
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
@@ -89,6 +93,7 @@ impl Args {
             state: self.state.or_else(|| file.state.clone()),
             hops: self.hops.or(file.hops),
             ready_file: self.ready_file.or_else(|| file.ready_file.clone()),
+            extended_errors: self.extended_errors || file.extended_errors,
             config: self.config,
         }
     }
@@ -125,6 +130,7 @@ pub(super) async fn run(args: Args, logs: &Logs) -> anyhow::Result<()> {
     let ready_file = ReadyFile::at(args.ready_file.as_deref())?;
     let Started { daemon, doors, facts, is_default } = start(&args).await?;
     greet(&facts, found_at.as_deref(), is_default);
+    daemon.declare_visits(&file.visits()).await?;
     daemon.declare(&file.services()).await?;
     for Service { hosted, .. } in daemon.status().await.services {
         println!("hosting   {hosted}");
@@ -169,7 +175,8 @@ async fn start(args: &Args) -> anyhow::Result<Started> {
         pid: std::process::id(),
         invitation: daemon.invitation().map(|invitation| invitation.to_string()),
     };
-    Ok(Started { daemon, doors: Doors { socks: Some(socks), dns, sockets }, facts, is_default })
+    let doors = Doors { socks: Some(socks), dns, sockets, extended_errors: args.extended_errors };
+    Ok(Started { daemon, doors, facts, is_default })
 }
 
 async fn reload_until_end(asked: &mut Asked, reload: &Reload<'_>) {

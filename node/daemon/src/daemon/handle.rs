@@ -65,6 +65,7 @@ impl NodeHandle for Daemon {
             links: self.link_stats().iter().map(|stats| link(stats, &driver)).collect(),
             guards: driver.guards.iter().map(|(_, guard)| guard.clone()).collect(),
             services: self.services(&driver),
+            visits: self.visits(),
             sessions: self.0.sessions.sessions(),
             known_nodes: driver.known_nodes,
             paths: driver.paths,

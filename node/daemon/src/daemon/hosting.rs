@@ -53,7 +53,7 @@ pub(super) type Targets = BTreeMap<(Protocol, u16), HostRequest>;
 
 /// Where an identity's key comes from.
 #[derive(Clone, Copy)]
-enum Key {
+pub(super) enum Key {
     /// The state folder, or it is made.
     KeptOrNew,
     /// The state folder: under another name nobody would find it.
@@ -206,7 +206,7 @@ impl Daemon {
         Ok(true)
     }
 
-    fn identity(&self, label: &str, key: Key) -> anyhow::Result<ApSecret> {
+    pub(super) fn identity(&self, label: &str, key: Key) -> anyhow::Result<ApSecret> {
         let mut rng = fresh_rng()?;
         match (&self.0.store, key) {
             (Some(store), Key::KeptOrNew) => Ok(store.identities().get_or_new(label, &mut rng)?),
@@ -227,9 +227,9 @@ impl Daemon {
 }
 
 pub(super) fn hosted(request: HostRequest, public: &ApPublic) -> Hosted {
-    let HostRequest { port, to, label, protocol, proxy_protocol } = request;
+    let HostRequest { port, to, label, protocol, proxy_protocol, allow } = request;
     let address = public.address().into();
-    Hosted { label, name: public.name().to_string(), address, port, to, protocol, proxy_protocol }
+    Hosted { label, name: public.name().to_string(), address, port, to, protocol, proxy_protocol, allow }
 }
 
 /// Ports, by label, protocol and number.
@@ -314,7 +314,7 @@ mod tests {
 
     fn wish(label: &str, port: u16, to: u16) -> HostRequest {
         let to = ([127, 0, 0, 1], to).into();
-        HostRequest { port, to, label: label.into(), protocol: Protocol::Tcp, proxy_protocol: true }
+        HostRequest { proxy_protocol: true, ..HostRequest::new(port, to, label) }
     }
 
     /// Where the ports lead, by local port.

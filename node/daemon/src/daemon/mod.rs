@@ -9,6 +9,7 @@ mod memory;
 mod reach;
 mod scribe;
 mod tunnels;
+mod visiting;
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -43,13 +44,14 @@ use tokio::{
 use crate::{
     clock::Clock,
     link::{LinkConfig, LinkStats, Links, TlsIdentity},
-    session::{CongestionConfig, Deliver, Flow, Group, Refusal, SessionPool, SessionStream, SpeakAs},
+    session::{CongestionConfig, Deliver, Flow, Group, Refusal, SessionPool, SessionStream},
     store::{Notes, Store},
 };
 use driver::{Command, Driver, DriverStatus};
 use hosting::{Hosting, PortList};
 use scribe::Scribe;
 use tunnels::{DriverOpener, Sender};
+use visiting::{VisitList, Visiting};
 
 /// How long a stopping node waits for its links.
 const FAREWELL: Duration = Duration::from_secs(2);
@@ -106,6 +108,7 @@ struct Inner {
     commands: mpsc::UnboundedSender<Command>,
     sessions: SessionPool,
     hosting: Hosting,
+    visiting: Visiting,
     started: Moment,
     clock: Clock,
     store: Option<Arc<Store>>,
@@ -123,7 +126,7 @@ impl Daemon {
         }
         let mut rng = fresh_rng()?;
         let clock = Clock::new();
-        let Keys { store, secret, tls, kept, remembered, services } =
+        let Keys { store, secret, tls, kept, remembered, services, visits } =
             Keys::of(&config, clock.unix(), &mut rng)?;
         let tls_keys = TlsKeys::one(tls.key_hash());
         let switch = Arc::new(Switch::new(rng.random(), secret.id()));
@@ -157,6 +160,7 @@ impl Daemon {
         let daemon = Daemon(Arc::new(Inner {
             sessions: SessionPool::new(opener, CongestionConfig::default()),
             hosting: Hosting::default(),
+            visiting: Visiting::default(),
             driver: Mutex::new(Some(driver)),
             started: clock.moment(),
             clock,
@@ -168,6 +172,7 @@ impl Daemon {
             commands,
             store,
         }));
+        daemon.visit_again(visits).await;
         daemon.host_again(services).await;
         Ok(daemon)
     }
@@ -192,9 +197,11 @@ impl Daemon {
         Invitation::new(self.0.config.network.id(), &self.0.contact)
     }
 
-    /// Connects to a port of a peer.
+    /// Connects to a port of a peer, as whoever visits it.
     pub async fn connect(&self, group: &Group, peer: ApPublic, port: u16) -> Result<SessionStream, Refusal> {
-        self.0.sessions.connect(group, &SpeakAs::OneTime, peer, port).await
+        let speak_as = self.speak_as(&peer);
+        let connected = self.0.sessions.connect(group, &speak_as, peer, port).await;
+        connected.map_err(|refusal| refusal.told_to(&speak_as))
     }
 
     /// Opens a UDP flow to a port of a peer; what comes back goes to `deliver`.
@@ -205,7 +212,9 @@ impl Daemon {
         port: u16,
         deliver: Deliver,
     ) -> Result<Flow, Refusal> {
-        self.0.sessions.flow(group, &SpeakAs::OneTime, peer, port, deliver).await
+        let speak_as = self.speak_as(&peer);
+        let opened = self.0.sessions.flow(group, &speak_as, peer, port, deliver).await;
+        opened.map_err(|refusal| refusal.told_to(&speak_as))
     }
 
     /// Waits until so many paths are ready for clients. Paths of length 0 are made when they are needed.
@@ -256,6 +265,7 @@ struct Keys {
     kept: Option<Vec<u8>>,
     remembered: Vec<Vec<u8>>,
     services: PortList,
+    visits: VisitList,
 }
 
 impl Keys {
@@ -270,6 +280,7 @@ impl Keys {
                 kept: None,
                 remembered: Vec::new(),
                 services: PortList::default(),
+                visits: VisitList::new(),
             });
         };
         let store = Store::open(folder, &config.network)?;
@@ -279,6 +290,7 @@ impl Keys {
             kept: store.read_notes(Notes::Building)?.map(|bytes| bytes.to_vec()),
             remembered: store.read_notes(Notes::Nodes)?.map_or_else(Vec::new, |bytes| memory::split(&bytes)),
             services: PortList::read(&store)?,
+            visits: visiting::read(&store)?,
             store: Some(Arc::new(store)),
         })
     }

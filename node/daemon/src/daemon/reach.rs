@@ -8,7 +8,7 @@ use tokio::time::{Instant, timeout};
 use super::{Command, Daemon};
 use crate::{
     doors::{Ended, FirstLink, LookedUp, Pinged},
-    session::{Group, Refusal},
+    session::{Group, Refusal, SpeakAs},
 };
 
 /// Pings share no path and no identity with what programs do.
@@ -30,7 +30,9 @@ impl Daemon {
     /// Goes to a party and back, end to end. Opens a session if there is none.
     pub async fn ping(&self, peer: ApPublic, patience: Duration) -> anyhow::Result<Pinged> {
         let (group, asked) = (Group::new(PING_GROUP), Instant::now());
-        let answered = timeout(patience, self.connect(&group, peer, PING_PORT)).await;
+        // Nobody who pings says who it is.
+        let pinging = self.0.sessions.connect(&group, &SpeakAs::OneTime, peer, PING_PORT);
+        let answered = timeout(patience, pinging).await;
         let micros = u64::try_from(asked.elapsed().as_micros()).ok();
         let why = match answered {
             Ok(Ok(_)) => None,

@@ -86,9 +86,71 @@ impl OpenTunnel for DriverOpener {
 pub(super) struct Ports(pub(super) Arc<Mutex<hosting::Targets>>);
 
 impl Targets for Ports {
-    fn target(&self, _client: &ApPublic, protocol: Protocol, port: u16) -> Result<Target, Refusal> {
-        let target =
-            |request: &HostRequest| Target { address: request.to, introduces: request.proxy_protocol };
-        lock(&self.0).get(&(protocol, port)).map(target).ok_or(Refusal::Refused)
+    /// Who finds a closed door here does not learn which of the other doors there are.
+    fn target(&self, client: &ApPublic, protocol: Protocol, port: u16) -> Result<Target, Refusal> {
+        let ports = lock(&self.0);
+        match ports.get(&(protocol, port)) {
+            Some(HostRequest { to, proxy_protocol, allow, .. }) if allow.admits(client) => {
+                Ok(Target { address: *to, introduces: *proxy_protocol })
+            }
+            _ if ports.values().all(|port| port.allow.admits(client)) => Err(Refusal::Refused),
+            _ => Err(Refusal::NotAllowed),
+        }
+    }
+
+    fn admits(&self, client: &ApPublic) -> bool {
+        lock(&self.0).values().any(|port| port.allow.admits(client))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use phantom_protocol::identity::ApSecret;
+
+    use super::*;
+    use crate::doors::AccessList;
+
+    fn party(number: u8) -> ApPublic {
+        ApSecret::from_bytes(&[number; 32]).public()
+    }
+
+    fn ports(ports: &[(u16, &[u8])]) -> Ports {
+        let port = |(port, allowed): &(u16, &[u8])| {
+            let allowed = allowed.iter().map(|number| party(*number).name().to_string().parse().unwrap());
+            let to = ([127, 0, 0, 1], *port).into();
+            let allow = AccessList::of(allowed).unwrap();
+            let request = HostRequest { allow, ..HostRequest::new(*port, to, "web") };
+            ((Protocol::Tcp, *port), request)
+        };
+        Ports(Arc::new(Mutex::new(ports.iter().map(port).collect::<BTreeMap<_, _>>())))
+    }
+
+    #[test]
+    fn a_port_is_for_whom_its_list_names_and_a_stranger_does_not_learn_which_ports_there_are() {
+        let ports = ports(&[(80, &[]), (22, &[1]), (23, &[2])]);
+        let asked =
+            |client, port| ports.target(&party(client), Protocol::Tcp, port).map(|it| it.address.port());
+        assert_eq!(asked(3, 80), Ok(80));
+        assert_eq!(asked(1, 22), Ok(22));
+        for port in [22, 23, 24] {
+            assert_eq!(asked(3, port), Err(Refusal::NotAllowed), "{port}");
+        }
+        assert_eq!(asked(1, 24), asked(1, 23));
+        assert!(ports.admits(&party(3)));
+    }
+
+    #[test]
+    fn without_lists_everybody_learns_that_a_port_is_closed() {
+        let ports = ports(&[(80, &[])]);
+        assert_eq!(ports.target(&party(1), Protocol::Tcp, 81).err(), Some(Refusal::Refused));
+    }
+
+    #[test]
+    fn for_whom_no_port_is_there_is_no_session() {
+        let ports = ports(&[(22, &[1]), (23, &[2])]);
+        assert!(ports.admits(&party(1)) && ports.admits(&party(2)) && !ports.admits(&party(3)));
+        assert!(ports.target(&party(1), Protocol::Udp, 22).is_err());
     }
 }

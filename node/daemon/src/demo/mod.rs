@@ -21,7 +21,7 @@ use tokio::{
 use crate::{
     daemon::{Config, Daemon},
     doors::{HostRequest, NodeHandle, Status},
-    session::{Group, Protocol},
+    session::Group,
 };
 
 /// The second byte of the first node's address.
@@ -146,8 +146,7 @@ async fn publish_site(host: &Daemon, nodes: usize, hops: usize) -> anyhow::Resul
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.context("no port for the website")?;
     let to = listener.local_addr()?;
     tokio::spawn(site::serve(listener, site::Facts { hops, nodes }));
-    let request =
-        HostRequest { port: 80, to, label: "site".into(), protocol: Protocol::Tcp, proxy_protocol: false };
+    let request = HostRequest::new(80, to, "site");
     let hosted = Daemon::host(host, request, hops).await?;
     hosted.name.parse().context("the website's name does not parse")
 }

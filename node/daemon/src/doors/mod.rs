@@ -3,6 +3,7 @@
 //! The proxy port for any program, DNS for `.ap`, the local socket for the command line. A door knows the node only as a
 //! [`NodeHandle`].
 
+mod access;
 mod datagrams;
 mod dns;
 pub mod local_socket;
@@ -12,6 +13,7 @@ mod reach;
 mod running;
 pub mod socks;
 mod status;
+mod visit;
 
 use std::{
     fmt,
@@ -24,11 +26,12 @@ use std::{
 };
 
 use futures_util::future::join_all;
-use phantom_protocol::identity::ApPublic;
+use phantom_protocol::{address::ApName, identity::ApPublic};
 use phantom_proxy::{Config, Connection, Elsewhere, Pac, Proxy};
 use serde::{Deserialize, Serialize};
 use tokio::net::{TcpListener, TcpSocket};
 
+pub use access::{AccessList, Visitor};
 pub use dns::DnsPort;
 pub use local_socket::{BindError, LocalClient, LocalSocket};
 pub use names::Names;
@@ -37,6 +40,7 @@ pub use reach::{Ended, FirstLink, LookedUp, Pinged};
 pub use running::RunningNode;
 pub use socks::SocksDoor;
 pub use status::{Link, Paths, ReadyPath, Service, Status};
+pub use visit::Visit;
 
 use crate::session::{Deliver, Protocol};
 
@@ -91,6 +95,15 @@ pub trait CommandHandle: NodeHandle {
 
     /// Lets all isolation groups start afresh: their sessions and paths end.
     fn new_identity(&self) -> impl Future<Output = anyhow::Result<Ended>> + Send;
+
+    /// From now on programs visit `to` under the kept identity of this label.
+    fn visit(&self, to: ApName, label: &str) -> impl Future<Output = anyhow::Result<Visit>> + Send;
+
+    /// From now on programs visit `to` under one-time identities.
+    fn forget_visit(&self, to: ApName) -> impl Future<Output = anyhow::Result<()>> + Send;
+
+    /// Who is visited under a kept identity.
+    fn visits(&self) -> Vec<Visit>;
 }
 
 /// A conversation of datagrams. Dropping it ends it.
@@ -118,6 +131,23 @@ pub struct HostRequest {
     /// Each connection to `to` begins with a line of the PROXY protocol, which says who comes. Only for TCP.
     #[serde(default)]
     pub proxy_protocol: bool,
+    /// Who may come in.
+    #[serde(default, skip_serializing_if = "AccessList::admits_everybody")]
+    pub allow: AccessList,
+}
+
+impl HostRequest {
+    /// To publish a TCP port for everybody.
+    pub fn new(port: u16, to: SocketAddr, label: &str) -> HostRequest {
+        HostRequest {
+            port,
+            to,
+            label: label.to_owned(),
+            protocol: Protocol::Tcp,
+            proxy_protocol: false,
+            allow: AccessList::default(),
+        }
+    }
 }
 
 /// A published port.
@@ -139,13 +169,21 @@ pub struct Hosted {
     /// Each connection to `to` begins with a line of the PROXY protocol, which says who comes. Only for TCP.
     #[serde(default)]
     pub proxy_protocol: bool,
+    /// Who may come in.
+    #[serde(default, skip_serializing_if = "AccessList::admits_everybody")]
+    pub allow: AccessList,
 }
 
 impl fmt::Display for Hosted {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Hosted { name, port, to, label, .. } = self;
         let udp = if self.protocol == Protocol::Udp { "udp " } else { "" };
-        write!(f, "{name}:{port} -> {udp}{to} (as {label})")
+        write!(f, "{name}:{port} -> {udp}{to} (as {label})")?;
+        match self.allow.known() {
+            None => Ok(()),
+            Some(1) => f.write_str(" for 1 known visitor"),
+            Some(known) => write!(f, " for {known} known visitors"),
+        }
     }
 }
 
@@ -164,6 +202,8 @@ pub struct Doors {
     pub dns: Option<DnsPort>,
     /// For the command line.
     pub sockets: Vec<LocalSocket>,
+    /// Clients of the proxy port know Tor's codes F0 to F7.
+    pub extended_errors: bool,
 }
 
 impl Doors {
@@ -176,7 +216,7 @@ impl Doors {
                 port.serve(names.clone()).await;
             }
         };
-        let proxy = proxy();
+        let proxy = proxy(self.extended_errors);
         let socks = async {
             match self.socks {
                 None => pending().await,
@@ -193,9 +233,9 @@ impl Doors {
 
 /// A page in `.ap` may refer to places outside. A browser that is configured by this port asks the port for them, too, and
 /// is refused, where it would otherwise show its own address.
-fn proxy() -> Proxy {
+fn proxy(extended_errors: bool) -> Proxy {
     let pac = Pac::new("ap", Elsewhere::Here).map(|pac| pac.with_addresses(0xfc));
-    Proxy::new(Config { pac, ..Config::default() })
+    Proxy::new(Config { pac, extended_errors, ..Config::default() })
 }
 
 /// Opens a proxy port. It comes before anything costly, so that the user learns at once that it is taken.

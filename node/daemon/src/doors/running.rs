@@ -3,10 +3,10 @@
 use std::{io, net::SocketAddr, time::Duration};
 
 use anyhow::bail;
-use phantom_protocol::identity::ApPublic;
+use phantom_protocol::{address::ApName, identity::ApPublic};
 use tokio::time::timeout;
 
-use super::{CommandHandle, Ended, HostRequest, Hosted, LookedUp, NodeHandle, Pinged, Status};
+use super::{CommandHandle, Ended, HostRequest, Hosted, LookedUp, NodeHandle, Pinged, Status, Visit};
 use crate::{
     daemon::Daemon,
     session::{Deliver, Flow, Group, OpenError, Refusal, SessionStream},
@@ -73,6 +73,18 @@ impl CommandHandle for RunningNode {
 
     async fn new_identity(&self) -> anyhow::Result<Ended> {
         self.daemon.new_identity().await
+    }
+
+    async fn visit(&self, to: ApName, label: &str) -> anyhow::Result<Visit> {
+        self.daemon.visit(to, label).await
+    }
+
+    async fn forget_visit(&self, to: ApName) -> anyhow::Result<()> {
+        self.daemon.forget_visit(to).await
+    }
+
+    fn visits(&self) -> Vec<Visit> {
+        self.daemon.visits()
     }
 }
 

@@ -116,6 +116,8 @@ fn reason(error: &io::Error) -> DialError {
     match (refusal, error.kind()) {
         (Some(Refusal::NoTunnel(OpenError::NotFound)), _) => ServiceError::NotFound.into(),
         (Some(Refusal::NoTunnel(OpenError::Unreachable)), _) => ServiceError::IntroductionFailed.into(),
+        (Some(Refusal::KnownOnly), _) => ServiceError::AuthorizationMissing.into(),
+        (Some(Refusal::NotAllowed), _) => ServiceError::AuthorizationWrong.into(),
         (_, io::ErrorKind::AddrNotAvailable | io::ErrorKind::Unsupported) => DialError::Failed,
         (_, kind) => DialError::from(io::Error::from(kind)),
     }
@@ -164,6 +166,8 @@ mod tests {
         assert_eq!(told(OpenError::NotFound.into()), ServiceError::NotFound.into());
         assert_eq!(told(OpenError::Unreachable.into()), ServiceError::IntroductionFailed.into());
         assert_eq!(told(Refusal::Refused), DialError::Refused);
+        assert_eq!(told(Refusal::KnownOnly), ServiceError::AuthorizationMissing.into());
+        assert_eq!(told(Refusal::NotAllowed), ServiceError::AuthorizationWrong.into());
         assert_eq!(told(Refusal::ProtocolUnknown), DialError::Failed);
     }
 

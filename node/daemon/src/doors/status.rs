@@ -4,7 +4,7 @@ use std::{net::SocketAddr, path::PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::Hosted;
+use super::{Hosted, Visit};
 
 /// A node at one moment.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -38,6 +38,8 @@ pub struct Status {
     pub relays_in_use: Vec<String>,
     /// Published ports.
     pub services: Vec<Service>,
+    /// Who is visited under a kept identity.
+    pub visits: Vec<Visit>,
     /// Open sessions as a client.
     pub sessions: usize,
     /// Why no path can be built, if so.

@@ -118,8 +118,16 @@ impl Session {
     /// A stream that nobody has asked for anything yet.
     async fn open_stream(&self) -> Result<SessionStream, Refusal> {
         let open = self.streams.enter();
-        let (send, recv) = self.connection.open_bi().await.map_err(|_| Refusal::SessionLost)?;
+        let (send, recv) = self.connection.open_bi().await.map_err(|error| Refusal::of_ended(Some(error)))?;
         Ok(SessionStream::new(send, recv, Some(open)))
+    }
+
+    /// What kept a stream from being opened: a service may have turned the whole session away.
+    fn refusal(&self, refusal: Refusal) -> Refusal {
+        match refusal {
+            Refusal::SessionLost => Refusal::of_ended(self.connection.close_reason()),
+            refusal => refusal,
+        }
     }
 }
 
@@ -187,8 +195,9 @@ impl SessionPool {
         peer: ApPublic,
         port: u16,
     ) -> Result<SessionStream, Refusal> {
-        let mut stream = self.session(group, speak_as, peer).await?.open_stream().await?;
-        stream.request(Protocol::Tcp, port).await?;
+        let session = self.session(group, speak_as, peer).await?;
+        let mut stream = session.open_stream().await?;
+        stream.request(Protocol::Tcp, port).await.map_err(|refusal| session.refusal(refusal))?;
         Ok(stream)
     }
 
@@ -205,7 +214,7 @@ impl SessionPool {
         // The first answer may overtake the word that the flow is open.
         let place = session.flows.enter(stream.id(), Box::new(move |data| deliver(data)));
         let place = place.ok_or(Refusal::Busy)?;
-        stream.request(Protocol::Udp, port).await?;
+        stream.request(Protocol::Udp, port).await.map_err(|refusal| session.refusal(refusal))?;
         let (stream, open) = stream.into_parts();
         Ok(Flow::new(session.connection, place, stream, open))
     }

@@ -2,6 +2,10 @@
 
 use std::io;
 
+use quinn::ConnectionError;
+
+use super::SpeakAs;
+
 /// Why a tunnel could not be opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum OpenError {
@@ -29,8 +33,13 @@ pub enum Refusal {
     #[error("no answer in time")]
     TimedOut,
     /// The host does not let this client in (EACCES).
-    #[error("the host does not allow this")]
+    #[error("the host does not let you in under this identity, or not to this")]
     NotAllowed,
+    /// The host lets in only whom it knows, and the client showed nobody (EACCES).
+    #[error(
+        "the host serves only visitors that it knows. If it knows an identity of yours: phantom visit NAME.ap --as LABEL"
+    )]
+    KnownOnly,
     /// The host serves too many already (EAGAIN).
     #[error("the host is busy; try again later")]
     Busy,
@@ -58,7 +67,7 @@ impl Refusal {
             Refusal::Refused => 1,
             Refusal::HostUnreachable => 2,
             Refusal::TimedOut => 3,
-            Refusal::NotAllowed => 4,
+            Refusal::NotAllowed | Refusal::KnownOnly => 4,
             Refusal::Busy => 5,
             Refusal::ProtocolUnknown => 6,
             Refusal::Failed | Refusal::NotAuthentic | Refusal::SessionLost | Refusal::NoTunnel(_) => 7,
@@ -76,6 +85,25 @@ impl Refusal {
             5 => Some(Refusal::Busy),
             6 => Some(Refusal::ProtocolUnknown),
             _ => Some(Refusal::Failed),
+        }
+    }
+
+    /// What a session that has ended says about why.
+    pub(super) fn of_ended(why: Option<ConnectionError>) -> Refusal {
+        let code = match why {
+            Some(ConnectionError::ApplicationClosed(close)) => close.error_code.into_inner(),
+            _ => 0,
+        };
+        let turned_away = [Refusal::NotAllowed, Refusal::Busy];
+        let named = turned_away.into_iter().find(|refusal| u64::from(refusal.code()) == code);
+        named.unwrap_or(Refusal::SessionLost)
+    }
+
+    /// What a host that does not let somebody in means to who speaks so.
+    pub(crate) fn told_to(self, speaker: &SpeakAs) -> Refusal {
+        match (self, speaker) {
+            (Refusal::NotAllowed, SpeakAs::OneTime) => Refusal::KnownOnly,
+            (refusal, _) => refusal,
         }
     }
 
@@ -99,7 +127,9 @@ impl From<Refusal> for io::Error {
             Refusal::Refused => io::ErrorKind::ConnectionRefused,
             Refusal::HostUnreachable | Refusal::NoTunnel(_) => io::ErrorKind::HostUnreachable,
             Refusal::TimedOut => io::ErrorKind::TimedOut,
-            Refusal::NotAllowed | Refusal::NotAuthentic => io::ErrorKind::PermissionDenied,
+            Refusal::NotAllowed | Refusal::KnownOnly | Refusal::NotAuthentic => {
+                io::ErrorKind::PermissionDenied
+            }
             Refusal::Busy => io::ErrorKind::WouldBlock,
             Refusal::ProtocolUnknown => io::ErrorKind::Unsupported,
             Refusal::Failed => io::ErrorKind::Other,

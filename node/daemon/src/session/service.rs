@@ -55,6 +55,11 @@ pub struct Target {
 pub trait Targets: Send + Sync {
     /// Where a port leads for this client.
     fn target(&self, client: &ApPublic, protocol: Protocol, port: u16) -> Result<Target, Refusal>;
+
+    /// Whether anything here is for this client. For whom nothing is, there is no session.
+    fn admits(&self, _client: &ApPublic) -> bool {
+        true
+    }
 }
 
 impl Targets for BTreeMap<(Protocol, u16), SocketAddr> {
@@ -262,10 +267,11 @@ async fn answer(endpoint: Endpoint, targets: Arc<dyn Targets>, sessions: Arc<Ses
 async fn serve(incoming: Incoming, targets: Arc<dyn Targets>, sessions: &Arc<Sessions>) {
     let Ok(Ok(connection)) = timeout(HANDSHAKE, incoming).await else { return };
     let Some(client) = tls::peer(connection.peer_identity()) else { return };
-    let Some(visiting) = sessions.visitors.enter(client) else {
-        connection.close(VarInt::from_u32(u32::from(Refusal::Busy.code())), b"");
-        return;
-    };
+    let turn_away = |why: Refusal| connection.close(VarInt::from_u32(u32::from(why.code())), b"");
+    if !targets.admits(&client) {
+        return turn_away(Refusal::NotAllowed); // PROTOCOL §6.6
+    }
+    let Some(visiting) = sessions.visitors.enter(client) else { return turn_away(Refusal::Busy) };
     let _place = Place::take(sessions, &connection);
     let quotas = sessions.quotas.clone();
     Arc::new(Visit {

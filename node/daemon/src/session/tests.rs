@@ -414,6 +414,31 @@ async fn a_local_server_sees_one_address_for_each_visitor() {
 }
 
 #[tokio::test]
+async fn who_is_not_known_is_turned_away_before_it_asks_and_who_is_comes_in() {
+    struct Only(ApPublic, SocketAddr);
+    impl super::Targets for Only {
+        fn target(&self, _: &ApPublic, _: Protocol, _: u16) -> Result<super::Target, Refusal> {
+            Ok(super::Target { address: self.1, introduces: false })
+        }
+
+        fn admits(&self, client: &ApPublic) -> bool {
+            *client == self.0
+        }
+    }
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let [known, stranger] = [1, 2].map(|_| Arc::new(ApSecret::generate(&mut UnwrapErr(SysRng))));
+    let world = World::new(Only(known.public(), listener.local_addr().unwrap()));
+    let group = Group::default();
+    for speak_as in [SpeakAs::OneTime, SpeakAs::Kept(stranger)] {
+        let turned_away = world.pool.connect(&group, &speak_as, world.peer, PORT).await.unwrap_err();
+        assert_eq!(turned_away, Refusal::NotAllowed);
+        let no_flow = world.pool.flow(&group, &speak_as, world.peer, PORT, Box::new(|_| {})).await;
+        assert_eq!(no_flow.unwrap_err(), Refusal::NotAllowed);
+    }
+    assert!(world.pool.connect(&group, &SpeakAs::Kept(known), world.peer, PORT).await.is_ok());
+}
+
+#[tokio::test]
 async fn a_local_server_that_asks_for_it_is_told_who_comes() {
     struct Introducing(SocketAddr);
     impl super::Targets for Introducing {

@@ -15,8 +15,9 @@ use phantom_protocol::{
     identity::{ApPublic, ApSecret},
 };
 
-/// Sessions of one peer with one identity: a peer needs one, and one more while the other dies.
-const SESSIONS_PER_PEER: usize = 4;
+/// Sessions of one visitor with one identity: it needs one for each isolation group that comes under a kept identity, and
+/// one more while another dies.
+const SESSIONS_PER_PEER: usize = 16;
 /// 127.192.0.0/10.
 const NET: u32 = 0x7fc0_0000;
 const HOST_BITS: u32 = 0x003f_ffff;

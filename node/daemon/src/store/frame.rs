@@ -38,6 +38,7 @@ pub(super) enum Content {
     Building = 5,
     Nodes = 6,
     Services = 7,
+    Visits = 8,
 }
 
 /// The bytes in a file; `None` if there is none.

@@ -8,7 +8,7 @@
 //! format             text: version of the folder, network
 //! lock               text: id of the process that has the folder
 //! identities.lock    held for a moment by whoever changes identities
-//! node.key  tls.key  tls.cert  guards  nodes  services    framed, see [`frame`]
+//! node.key  tls.key  tls.cert  guards  nodes  services  visits    framed, see [`frame`]
 //! identities/NAME    AP identities that are kept, framed
 //! ```
 
@@ -60,6 +60,8 @@ pub enum Notes {
     Nodes,
     /// Ports that are hosted.
     Services,
+    /// Who is visited under a kept identity.
+    Visits,
 }
 
 impl Notes {
@@ -68,6 +70,7 @@ impl Notes {
             Notes::Building => ("guards", Content::Building),
             Notes::Nodes => ("nodes", Content::Nodes),
             Notes::Services => ("services", Content::Services),
+            Notes::Visits => ("visits", Content::Visits),
         }
     }
 }

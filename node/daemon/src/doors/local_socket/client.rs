@@ -10,7 +10,7 @@ use phantom_protocol::address::ApName;
 use tokio::net::UnixStream;
 
 use super::{Reply, Request, VERSION, frame};
-use crate::doors::{Ended, HostRequest, Hosted, LookedUp, Pinged, Status};
+use crate::doors::{Ended, HostRequest, Hosted, LookedUp, Pinged, Status, Visit};
 
 /// Why a running node did not do what it was asked.
 #[derive(Debug, thiserror::Error)]
@@ -113,6 +113,28 @@ impl LocalClient {
     pub async fn new_identity(&mut self) -> Result<Ended, ClientError> {
         match self.ask(&Request::NewIdentity {}).await? {
             Reply::NewIdentity { ended } => Ok(ended),
+            _ => Err(ClientError::Strange),
+        }
+    }
+
+    /// Visits a party under a kept identity from now on.
+    pub async fn visit(&mut self, to: &ApName, label: &str) -> Result<Vec<Visit>, ClientError> {
+        self.ask_visits(&Request::Visit { to: to.to_string(), label: label.to_owned() }).await
+    }
+
+    /// Visits it under one-time identities again.
+    pub async fn forget_visit(&mut self, to: &ApName) -> Result<Vec<Visit>, ClientError> {
+        self.ask_visits(&Request::ForgetVisit { to: to.to_string() }).await
+    }
+
+    /// Who is visited under a kept identity.
+    pub async fn visits(&mut self) -> Result<Vec<Visit>, ClientError> {
+        self.ask_visits(&Request::Visits {}).await
+    }
+
+    async fn ask_visits(&mut self, request: &Request) -> Result<Vec<Visit>, ClientError> {
+        match self.ask(request).await? {
+            Reply::Visits { visits } => Ok(visits),
             _ => Err(ClientError::Strange),
         }
     }

@@ -13,7 +13,7 @@ mod tests;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Ended, HostRequest, Hosted, LookedUp, Pinged, Status};
+use super::{Ended, HostRequest, Hosted, LookedUp, Pinged, Status, Visit};
 
 pub use client::{ClientError, LocalClient};
 pub use place::{BindError, LocalSocket, client_places, demo_places, node_places};
@@ -56,6 +56,20 @@ pub enum Request {
     },
     /// Let all isolation groups start afresh.
     NewIdentity {},
+    /// Visit a party under a kept identity from now on.
+    Visit {
+        /// Its full name.
+        to: String,
+        /// The local label of the identity.
+        label: String,
+    },
+    /// Visit it under one-time identities again.
+    ForgetVisit {
+        /// Its full name.
+        to: String,
+    },
+    /// Who is visited under a kept identity?
+    Visits {},
 }
 
 /// What a node answers.
@@ -95,6 +109,11 @@ pub enum Reply {
     NewIdentity {
         /// What was ended for it.
         ended: Ended,
+    },
+    /// To all that is about visits: the one, or all.
+    Visits {
+        /// Them.
+        visits: Vec<Visit>,
     },
     /// To anything.
     Error {

@@ -106,6 +106,18 @@ async fn answer(request: Request, node: &impl CommandHandle) -> Reply {
             Err(error) => Err(error),
         },
         Request::NewIdentity {} => node.new_identity().await.map(|ended| Reply::NewIdentity { ended }),
+        Request::Visit { label, .. } if !is_label(&label) => {
+            Err(anyhow::anyhow!("A name consists of 1 to 32 of a-z, 0-9 and -."))
+        }
+        Request::Visit { to, label } => match to.parse::<ApName>() {
+            Ok(to) => node.visit(to, &label).await.map(|visit| Reply::Visits { visits: vec![visit] }),
+            Err(error) => Err(error.into()),
+        },
+        Request::ForgetVisit { to } => match to.parse::<ApName>() {
+            Ok(to) => node.forget_visit(to).await.map(|()| Reply::Visits { visits: Vec::new() }),
+            Err(error) => Err(error.into()),
+        },
+        Request::Visits {} => Ok(Reply::Visits { visits: node.visits() }),
     };
     result.unwrap_or_else(|error| wrong(ErrorCode::Failed, format!("{error:#}")))
 }

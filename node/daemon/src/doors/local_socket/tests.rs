@@ -35,7 +35,7 @@ impl NodeHandle for TestNode {
 
     async fn host(&self, request: HostRequest) -> anyhow::Result<Hosted> {
         anyhow::ensure!(request.port == 8000, "No path stands yet.");
-        let HostRequest { port, to, label, protocol, proxy_protocol } = request;
+        let HostRequest { port, to, label, protocol, proxy_protocol, allow } = request;
         Ok(Hosted {
             label,
             name: "x.ap".into(),
@@ -44,6 +44,7 @@ impl NodeHandle for TestNode {
             to,
             protocol,
             proxy_protocol,
+            allow,
         })
     }
 
@@ -68,6 +69,23 @@ impl CommandHandle for TestNode {
     async fn new_identity(&self) -> anyhow::Result<Ended> {
         Ok(Ended { sessions: 2, paths: 1 })
     }
+
+    async fn visit(&self, to: ApName, label: &str) -> anyhow::Result<Visit> {
+        Ok(Visit {
+            to: to.to_string(),
+            label: label.into(),
+            name: "x.ap".into(),
+            address: "fc00::1".parse()?,
+        })
+    }
+
+    async fn forget_visit(&self, _: ApName) -> anyhow::Result<()> {
+        Ok(())
+    }
+
+    fn visits(&self) -> Vec<Visit> {
+        Vec::new()
+    }
 }
 
 struct World {
@@ -91,13 +109,7 @@ async fn serve(place: &std::path::Path) -> tokio::task::JoinHandle<()> {
 }
 
 fn wish(port: u16, label: &str) -> HostRequest {
-    HostRequest {
-        port,
-        to: "127.0.0.1:8000".parse().unwrap(),
-        label: label.into(),
-        protocol: Protocol::Tcp,
-        proxy_protocol: false,
-    }
+    HostRequest::new(port, "127.0.0.1:8000".parse().unwrap(), label)
 }
 
 /// Sends a frame and reads the reply.
