@@ -1,5 +1,6 @@
 """The doors that programs come in by: every protocol of the proxy port, and DNS."""
 
+import ipaddress
 import socket
 import struct
 import urllib.parse
@@ -7,8 +8,9 @@ import urllib.parse
 from harness import test
 from harness.phantom import Demo, Node, free_port
 
-AAAA, PTR = 28, 12
-NO_ERROR, REFUSED = 0, 5
+A, AAAA, PTR = 1, 28, 12
+NO_ERROR, NO_SUCH_NAME, REFUSED = 0, 3, 5
+ALIASES = ipaddress.ip_network("127.192.0.0/11")
 
 
 @test(bound=200)
@@ -63,11 +65,42 @@ def a_name_resolved_by_dns_leads_where_its_address_does(t):
     assert code == NO_ERROR and answers[0].split(b"\x02ap")[0].endswith(name.split(".")[0].encode()), answers
     assert lookup(dns, "example.com", AAAA) == (REFUSED, [])
     port = urllib.parse.urlsplit(demo.url).port or 80
-    # A program that lets this DNS resolve knows the address alone. Paths of a new node take a while.
-    url = f"http://[{address}]:{port}/sha256/1000000"
+    code, answers = lookup(dns, name, A)
+    assert code == NO_ERROR and len(answers) == 1, (code, answers)
+    alias = ipaddress.ip_address(answers[0])
+    assert alias in ALIASES and lookup(dns, name, A) == (code, answers), alias
+    code, answers = lookup(dns, alias.reverse_pointer, PTR)
+    assert code == NO_ERROR and answers[0].split(b"\x02ap")[0].endswith(name.split(".")[0].encode()), answers
+    # A program that lets this DNS resolve knows an address alone. Paths of a new node take a while.
     expected = demo.get("/sha256/1000000").strip()
     options = ("--retry", 30, "--retry-all-errors", "--retry-delay", 1, "--retry-max-time", 90)
-    assert visitor.get(url, *options, bound=120).strip() == expected
+    for host in (f"[{address}]", alias, f"[::ffff:{alias}]"):
+        assert visitor.get(f"http://{host}:{port}/sha256/1000000", *options, bound=120).strip() == expected, host
+    fetched = curl_by(t, "http", visitor.socks, f"http://{alias}:{port}/sha256/1000000")
+    assert fetched.stdout.strip() == expected, fetched
+    # What another group has asked for leads nowhere, and what was asked for before a new identity.
+    assert curl_by(t, "socks5h", f"other:@{visitor.socks}", f"http://{alias}:{port}/").returncode == 97
+    visitor.ask("new-identity")
+    assert curl_by(t, "socks5h", visitor.socks, f"http://{alias}:{port}/").returncode == 97
+    assert lookup(dns, alias.reverse_pointer, PTR) == (NO_SUCH_NAME, [])
+    assert lookup(dns, name, A)[1] not in ([], [alias.packed])
+
+
+def curl_by(t, way, proxy, url):
+    command = ["curl", "-q", "--noproxy", "", "-sSf", "-p", "--max-time", 60]
+    return t.children.run(*command, "--proxy", f"{way}://{proxy}", url, check=False, bound=70)
+
+
+@test(bound=200)
+def tors_commands_answer_with_alias_and_name(t):
+    demo = Demo(t)
+    name = demo.site.split(":")[0].encode()
+    answer = ask_to_connect(demo.socks, b"\x05\x01\x00\x05\xf0\x00\x03" + bytes([len(name)]) + name + b"\x00\x00", 12)
+    assert answer[2:6] == b"\x05\x00\x00\x01" and ipaddress.ip_address(answer[6:10]) in ALIASES, answer
+    for kind, place in ((1, answer[6:10]), (4, bytes(10) + b"\xff\xff" + answer[6:10])):
+        asked = b"\x05\x01\x00\x05\xf1\x00" + bytes([kind]) + place + b"\x00\x00"
+        got = ask_to_connect(demo.socks, asked, 2 + 5 + len(name) + 2)
+        assert got[2:] == b"\x05\x00\x00\x03" + bytes([len(name)]) + name + b"\x00\x00", got
 
 
 def lookup(end, name, kind):

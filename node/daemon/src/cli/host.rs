@@ -26,7 +26,7 @@ pub(super) const LABEL: &str = "default";
 /// to an identity that the node keeps: the same --as gives the same name. The port stays published whenever the node runs,
 /// also after a restart, until `phantom unhost`. Hosted again, a port leads to the new place.
 ///
-/// A server on 127.0.0.0/8 sees each visitor under an address of its own in 127.192.0.0/10, the same as long as the visitor
+/// A server on 127.0.0.0/8 sees each visitor under an address of its own in 127.224.0.0/11, the same as long as the visitor
 /// keeps its identity: logs, limits and bans work. A server that lets nobody in but 127.0.0.1 must allow that network.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\

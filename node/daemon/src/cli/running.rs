@@ -25,7 +25,8 @@ pub(super) const SOCKS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALH
 pub(super) fn open(daemon: &Daemon, doors: Doors) -> JoinHandle<()> {
     let socks: Option<SocketAddr> = doors.socks.as_ref().and_then(|listener| listener.local_addr().ok());
     let dns = doors.dns.as_ref().and_then(|port| port.address().ok());
-    tokio::spawn(doors.serve(Arc::new(RunningNode::new(daemon.clone(), socks, dns))))
+    let names = doors.names.clone();
+    tokio::spawn(doors.serve(Arc::new(RunningNode::new(daemon.clone(), socks, dns, names))))
 }
 
 /// What a signal asks for.

@@ -175,7 +175,8 @@ async fn start(args: &Args) -> anyhow::Result<Started> {
         pid: std::process::id(),
         invitation: daemon.invitation().map(|invitation| invitation.to_string()),
     };
-    let doors = Doors { socks: Some(socks), dns, sockets, extended_errors: args.extended_errors };
+    let extended_errors = args.extended_errors;
+    let doors = Doors { socks: Some(socks), dns, sockets, extended_errors, ..Doors::default() };
     Ok(Started { daemon, doors, facts, is_default })
 }
 

@@ -13,7 +13,11 @@ use tokio::{
 };
 use tracing::info;
 
-use super::{Flow, Names, NodeHandle, socks::party};
+use super::{
+    Flow, NodeHandle,
+    names::{Found, Hold, Names},
+    socks::party,
+};
 
 /// Datagrams between the proxy and the flows, in each direction.
 const QUEUE: usize = 64;
@@ -73,7 +77,7 @@ impl<N: NodeHandle> Association<N> {
         mut waiting: mpsc::UnboundedReceiver<Waiting>,
         answers: mpsc::Sender<Datagram>,
     ) {
-        let Some(mut flow) = self.open(host, port, answers).await else { return sleep(RETRY).await };
+        let Some((mut flow, _hold)) = self.open(host, port, answers).await else { return sleep(RETRY).await };
         loop {
             tokio::select! {
                 () = flow.ended() => return,
@@ -85,13 +89,13 @@ impl<N: NodeHandle> Association<N> {
         }
     }
 
-    async fn open(&self, host: Host, port: u16, answers: mpsc::Sender<Datagram>) -> Option<N::Flow> {
-        let name = party(&host, &self.group, &self.names).ok()?;
+    async fn open(&self, host: Host, port: u16, answers: mpsc::Sender<Datagram>) -> Option<(N::Flow, Hold)> {
+        let Found { name, hold } = party(&host, &self.group, &self.names).ok()?;
         let deliver = move |data| {
             let _lost = answers.try_send(Datagram { host: host.clone(), port, data });
         };
         match self.node.flow(&self.group, *name.public(), port, Box::new(deliver)).await {
-            Ok(flow) => Some(flow),
+            Ok(flow) => Some((flow, hold)),
             Err(error) => {
                 info!("the datagrams of a program are not carried: {error}");
                 None

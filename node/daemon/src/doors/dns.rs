@@ -55,11 +55,12 @@ struct DnsDoor(Arc<Names>);
 impl Lookup for DnsDoor {
     async fn lookup(&self, host: &str) -> Result<Addresses, NoAnswer> {
         let name = host.parse::<ApName>().map_err(|_| NoAnswer::NoSuchName)?;
-        Ok(Addresses { alias: None, address: Some(self.0.remember(DEFAULT_GROUP, name)) })
+        let address = Some(self.0.remember(DEFAULT_GROUP, name));
+        Ok(Addresses { alias: self.0.alias(DEFAULT_GROUP, name), address })
     }
 
     async fn reverse(&self, address: IpAddr) -> Result<String, NoAnswer> {
-        self.0.find(DEFAULT_GROUP, address).map(|name| name.to_string()).ok_or(NoAnswer::NoSuchName)
+        self.0.find(DEFAULT_GROUP, address).map(|found| found.name.to_string()).ok_or(NoAnswer::NoSuchName)
     }
 }
 
@@ -75,9 +76,11 @@ mod tests {
         let (name, address) = (public.name().to_string(), public.address().into());
         let door = DnsDoor(Arc::default());
         assert_eq!(door.reverse(IpAddr::V6(address)).await, Err(NoAnswer::NoSuchName));
-        let found = Addresses { alias: None, address: Some(address) };
-        assert_eq!(door.lookup(&format!("www.{name}")).await, Ok(found));
-        assert_eq!(door.reverse(IpAddr::V6(address)).await, Ok(name));
+        let found = door.lookup(&format!("www.{name}")).await.unwrap();
+        assert_eq!(found.address, Some(address));
+        assert_eq!(door.lookup(&name).await, Ok(found));
+        assert_eq!(door.reverse(IpAddr::V6(address)).await.as_ref(), Ok(&name));
+        assert_eq!(door.reverse(IpAddr::V4(found.alias.unwrap())).await, Ok(name));
         assert_eq!(door.lookup("short.ap").await, Err(NoAnswer::NoSuchName));
     }
 

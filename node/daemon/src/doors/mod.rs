@@ -6,6 +6,7 @@
 mod access;
 mod datagrams;
 mod dns;
+mod held;
 pub mod local_socket;
 mod names;
 mod port;
@@ -204,13 +205,15 @@ pub struct Doors {
     pub sockets: Vec<LocalSocket>,
     /// Clients of the proxy port know Tor's codes F0 to F7.
     pub extended_errors: bool,
+    /// What programs have asked for.
+    pub names: Arc<Names>,
 }
 
 impl Doors {
     /// Serves everything until the future is dropped.
     pub async fn serve<N: CommandHandle>(self, node: Arc<N>) {
         let sockets = join_all(self.sockets.into_iter().map(|socket| socket.serve(node.clone())));
-        let names = Arc::new(Names::default());
+        let names = self.names;
         let dns = async {
             if let Some(port) = self.dns {
                 port.serve(names.clone()).await;

@@ -1,12 +1,12 @@
 //! The daemon as its doors see it: the node, and what only the doors know.
 
-use std::{io, net::SocketAddr, time::Duration};
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use anyhow::bail;
 use phantom_protocol::{address::ApName, identity::ApPublic};
 use tokio::time::timeout;
 
-use super::{CommandHandle, Ended, HostRequest, Hosted, LookedUp, NodeHandle, Pinged, Status, Visit};
+use super::{CommandHandle, Ended, HostRequest, Hosted, LookedUp, Names, NodeHandle, Pinged, Status, Visit};
 use crate::{
     daemon::Daemon,
     session::{Deliver, Flow, Group, OpenError, Refusal, SessionStream},
@@ -20,12 +20,18 @@ pub struct RunningNode {
     daemon: Daemon,
     socks: Option<SocketAddr>,
     dns: Option<SocketAddr>,
+    names: Arc<Names>,
 }
 
 impl RunningNode {
-    /// The node behind a proxy port and a DNS port.
-    pub fn new(daemon: Daemon, socks: Option<SocketAddr>, dns: Option<SocketAddr>) -> RunningNode {
-        RunningNode { daemon, socks, dns }
+    /// The node behind a proxy port and a DNS port, whose doors know these names.
+    pub fn new(
+        daemon: Daemon,
+        socks: Option<SocketAddr>,
+        dns: Option<SocketAddr>,
+        names: Arc<Names>,
+    ) -> RunningNode {
+        RunningNode { daemon, socks, dns, names }
     }
 }
 
@@ -72,6 +78,8 @@ impl CommandHandle for RunningNode {
     }
 
     async fn new_identity(&self) -> anyhow::Result<Ended> {
+        // Who comes back by an address of before would be known by it, and so would what was asked for.
+        self.names.forget();
         self.daemon.new_identity().await
     }
 

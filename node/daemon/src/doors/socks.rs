@@ -1,6 +1,6 @@
 //! Requests of the proxy port become connections to peers (PROTOCOL §8).
 //!
-//! Only full `.ap` names lead anywhere, and the AP addresses of names that were asked for here before. Whatever else a
+//! Only full `.ap` names lead anywhere, and the AP addresses and aliases of names that were asked for here before. Whatever else a
 //! program asks for is refused as "not allowed" and resolved by nobody, so that nothing of it leaves the machine. The log
 //! says why, and never which name.
 
@@ -12,7 +12,12 @@ use phantom_proxy::{Datagrams, Dial, DialError, Host, Isolation, Request, Servic
 use sha2::{Digest, Sha256};
 use tracing::{info, warn};
 
-use super::{Names, NodeHandle, datagrams::Association};
+use super::{
+    NodeHandle,
+    datagrams::Association,
+    held::Held,
+    names::{Found, Names, is_of_names},
+};
 use crate::session::{OpenError, Refusal};
 
 /// The group of programs that gave no credentials.
@@ -33,26 +38,30 @@ impl<N: NodeHandle> SocksDoor<N> {
 }
 
 impl<N: NodeHandle> Dial for SocksDoor<N> {
-    type Connection = N::Stream;
+    type Connection = Held<N::Stream>;
 
-    async fn dial(&self, request: Request) -> Result<N::Stream, DialError> {
+    async fn dial(&self, request: Request) -> Result<Held<N::Stream>, DialError> {
         let group = group(&request.isolation);
-        let name = party(&request.host, &group, &self.names)?;
-        let connected = self.node.connect(&group, *name.public(), request.port).await;
-        connected.map_err(|error| {
-            info!("a program was not connected: {error}");
-            reason(&error)
-        })
+        let Found { name, hold } = party(&request.host, &group, &self.names)?;
+        match self.node.connect(&group, *name.public(), request.port).await {
+            Ok(stream) => Ok(Held::new(stream, hold)),
+            Err(error) => {
+                info!("a program was not connected: {error}");
+                Err(reason(&error))
+            }
+        }
     }
 
+    /// The alias, as every program that knows this command understands IPv4; without one, the AP address.
     async fn resolve(&self, request: Request) -> Result<IpAddr, DialError> {
         let group = group(&request.isolation);
-        let name = party(&request.host, &group, &self.names)?;
-        Ok(self.names.remember(&group, name).into())
+        let Found { name, .. } = party(&request.host, &group, &self.names)?;
+        let alias = self.names.alias(&group, name).map(IpAddr::V4);
+        Ok(alias.unwrap_or_else(|| self.names.remember(&group, name).into()))
     }
 
     async fn reverse(&self, request: Request) -> Result<String, DialError> {
-        Ok(party(&request.host, &group(&request.isolation), &self.names)?.to_string())
+        Ok(party(&request.host, &group(&request.isolation), &self.names)?.name.to_string())
     }
 
     async fn associate(&self, isolation: Isolation) -> Result<Datagrams, DialError> {
@@ -62,10 +71,10 @@ impl<N: NodeHandle> Dial for SocksDoor<N> {
 }
 
 /// Whom a destination names.
-pub(super) fn party(host: &Host, group: &str, names: &Names) -> Result<ApName, DialError> {
+pub(super) fn party(host: &Host, group: &str, names: &Names) -> Result<Found, DialError> {
     match host {
         Host::Name(name) => match name.parse::<ApName>() {
-            Ok(name) => Ok(name),
+            Ok(name) => Ok(name.into()),
             Err(BadName::NotAp(_)) => {
                 warn!("a program asked for a name outside .ap: refused, this node leads nowhere else");
                 Err(DialError::NotAllowed)
@@ -75,12 +84,12 @@ pub(super) fn party(host: &Host, group: &str, names: &Names) -> Result<ApName, D
                 Err(ServiceError::BadName.into())
             }
         },
-        Host::Ip(IpAddr::V6(address)) if is_ap_address(&address.octets()) => {
-            names.find(group, (*address).into()).ok_or_else(|| {
-                warn!("a program asked for an AP address whose name its group has not asked for: use the full .ap name");
-                ServiceError::NotFound.into()
-            })
-        }
+        Host::Ip(address) if is_of_names(*address) => names.find(group, *address).ok_or_else(|| {
+            warn!(
+                "a program asked for an address whose name its group has not asked for: use the full .ap name"
+            );
+            ServiceError::NotFound.into()
+        }),
         Host::Ip(_) => {
             warn!(
                 "a program asked for an IP address: refused, this node leads nowhere else. Does it resolve names \
@@ -89,10 +98,6 @@ pub(super) fn party(host: &Host, group: &str, names: &Names) -> Result<ApName, D
             Err(DialError::NotAllowed)
         }
     }
-}
-
-fn is_ap_address(octets: &[u8; 16]) -> bool {
-    matches!(octets, [0xfc, ..])
 }
 
 /// Names a group without holding its password.
@@ -134,12 +139,23 @@ mod tests {
     }
 
     fn asked_for(host: &str, names: &Names) -> Result<ApName, DialError> {
-        party(&Host::parse(host).unwrap(), DEFAULT_GROUP, names)
+        party(&Host::parse(host).unwrap(), DEFAULT_GROUP, names).map(|found| found.name)
     }
 
     #[test]
     fn what_is_not_ap_is_not_allowed() {
-        for host in ["example.com", "localhost", "example.ap.com", "127.0.0.1", "::1", "fd00::1", "8.8.8.8"] {
+        for host in [
+            "example.com",
+            "localhost",
+            "example.ap.com",
+            "127.0.0.1",
+            "127.191.255.254",
+            "::ffff:127.0.0.1",
+            "::1",
+            "fd00::1",
+            "8.8.8.8",
+            "::ffff:8.8.8.8",
+        ] {
             assert_eq!(asked_for(host, &Names::default()), Err(DialError::NotAllowed), "{host}");
         }
     }
@@ -149,7 +165,13 @@ mod tests {
         for host in ["short.ap", ".ap", "ap"] {
             assert_eq!(asked_for(host, &Names::default()), Err(ServiceError::BadName.into()), "{host}");
         }
-        assert_eq!(asked_for("fc00::1", &Names::default()), Err(ServiceError::NotFound.into()));
+        for address in ["fc00::1", "127.192.3.4", "127.255.3.4", "::ffff:127.200.3.4"] {
+            assert_eq!(
+                asked_for(address, &Names::default()),
+                Err(ServiceError::NotFound.into()),
+                "{address}"
+            );
+        }
     }
 
     #[test]
@@ -158,6 +180,9 @@ mod tests {
         assert_eq!(asked_for(&format!("www.{name}"), &names), Ok(name));
         let address = names.remember(DEFAULT_GROUP, name).to_string();
         assert_eq!(asked_for(&address, &names), Ok(name));
+        let alias = names.alias(DEFAULT_GROUP, name).unwrap();
+        assert_eq!(asked_for(&alias.to_string(), &names), Ok(name));
+        assert_eq!(asked_for(&alias.to_ipv6_mapped().to_string(), &names), Ok(name));
     }
 
     #[test]

@@ -4,7 +4,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     fmt,
-    net::SocketAddr,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicU64, AtomicUsize, Ordering},
@@ -49,6 +49,19 @@ pub struct Target {
     pub address: SocketAddr,
     /// Each TCP connection begins with a line of the PROXY protocol.
     pub introduces: bool,
+}
+
+impl Target {
+    /// The same place in its plainest form: IPv4 that is written as IPv6, and "any address", are loopback addresses like others,
+    /// and a visitor comes to them from an address of its own.
+    pub(super) fn plain(self) -> Target {
+        let ip = match self.address.ip().to_canonical() {
+            IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+            IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+            ip => ip,
+        };
+        Target { address: SocketAddr::new(ip, self.address.port()), ..self }
+    }
 }
 
 /// Where the ports of a service lead.
@@ -317,5 +330,24 @@ async fn look_after(socket: Arc<ServiceSocket>, sessions: Arc<Sessions>) {
         }
         let open: BTreeSet<u64> = routes.iter().map(|route| route.tunnel.id().get()).collect();
         unused_since.retain(|number, _| open.contains(number));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_place_on_this_machine_is_dialled_as_such_however_it_is_written() {
+        for (written, plain) in [
+            ("[::ffff:127.0.0.1]:80", "127.0.0.1:80"),
+            ("0.0.0.0:80", "127.0.0.1:80"),
+            ("[::]:80", "[::1]:80"),
+            ("[::ffff:192.168.1.7]:80", "192.168.1.7:80"),
+            ("[fd00::1]:80", "[fd00::1]:80"),
+        ] {
+            let target = Target { address: written.parse().unwrap(), introduces: true };
+            assert_eq!(target.plain(), Target { address: plain.parse().unwrap(), introduces: true });
+        }
     }
 }

@@ -75,7 +75,7 @@ impl Visit {
     async fn serve(self: Arc<Self>, mut stream: SessionStream) {
         let Ok(request) = timeout(REQUEST, stream.read_request()).await else { return stream.reset() };
         let target = request.and_then(|(protocol, port)| {
-            Ok((protocol, port, self.targets.target(self.visitor.client(), protocol, port)?))
+            Ok((protocol, port, self.targets.target(self.visitor.client(), protocol, port)?.plain()))
         });
         let refusal = match target {
             Ok((Protocol::Tcp, port, target)) => match self.open_connection(target, port).await {

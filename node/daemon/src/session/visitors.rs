@@ -1,6 +1,6 @@
 //! The visitors of a service, and from which local address each of them comes (PROTOCOL §8).
 //!
-//! A visitor shows nothing but the key that it speaks as. For local servers that becomes an address of 127.192.0.0/10,
+//! A visitor shows nothing but the key that it speaks as. For local servers that becomes an address of 127.224.0.0/11,
 //! the same for all that comes from one key, so that their logs, limits and bans can tell visitors apart. It depends on
 //! a secret of the service: nobody can choose a key that takes another's address, and two services do not see the same.
 
@@ -18,9 +18,9 @@ use phantom_protocol::{
 /// Sessions of one visitor with one identity: it needs one for each isolation group that comes under a kept identity, and
 /// one more while another dies.
 const SESSIONS_PER_PEER: usize = 16;
-/// 127.192.0.0/10.
-const NET: u32 = 0x7fc0_0000;
-const HOST_BITS: u32 = 0x003f_ffff;
+/// 127.224.0.0/11. The other half of 127.192.0.0/10 is for the aliases of names, so no address means two parties.
+const NET: u32 = 0x7fe0_0000;
+const HOST_BITS: u32 = 0x001f_ffff;
 
 /// Who is there.
 pub(super) struct Visitors {
@@ -65,7 +65,7 @@ impl Visitors {
     /// The first of this visitor's addresses that nobody else has now: it is nearly always the first.
     fn free_alias(&self, client: &ApPublic, taken: &BTreeSet<Ipv4Addr>) -> Ipv4Addr {
         let aliases = (0_u32..).map(|attempt| self.alias(client, attempt));
-        // There are two thousand times as many addresses as visitors, so one is found.
+        // There are a thousand times as many addresses as visitors, so one is found.
         aliases.flatten().find(|alias| !taken.contains(alias)).unwrap_or(Ipv4Addr::LOCALHOST)
     }
 
@@ -164,7 +164,7 @@ mod tests {
         assert_eq!(aliases.len(), all.len());
         for alias in aliases {
             let [a, b, _, d] = alias.octets();
-            assert!(a == 127 && b >= 192 && d != 0 && d != 255, "{alias}");
+            assert!(a == 127 && b >= 224 && d != 0 && d != 255, "{alias}");
         }
     }
 
@@ -194,7 +194,7 @@ mod tests {
         for near in ["127.0.0.1:80", "127.3.2.1:80"] {
             assert_eq!(source(near), Some((visiting.visitor.alias, 0).into()), "{near}");
         }
-        for other in ["192.168.1.7:80", "[::1]:80", "[fd00::1]:80"] {
+        for other in ["192.168.1.7:80", "[::1]:80", "[fd00::1]:80", "[::ffff:192.168.1.7]:80"] {
             assert_eq!(source(other), None, "{other}");
         }
     }
