@@ -148,6 +148,8 @@ fn control_seeds() -> Vec<Vec<u8>> {
     let array = vec![4; ARRAY].into_boxed_slice().try_into().expect("the size of an array");
     let messages = [
         ControlMessage::Partner,
+        ControlMessage::Knock(some_contact()),
+        ControlMessage::Knocked(true),
         ControlMessage::Records(records),
         ControlMessage::Setup { round: Round::One, connection: PathId::new(77), array },
     ];

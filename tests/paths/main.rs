@@ -14,7 +14,7 @@ use phantom_node::{
     daemon::{Config, Daemon},
     doors::NodeHandle,
 };
-use phantom_protocol::{limits::MAX_HOPS, network::Network};
+use phantom_protocol::{limits::MAX_HOPS, network::Network, node::Relay};
 
 /// The longest circle needs 23 nodes besides its owner, each in a network of its own.
 const NODES: u8 = 26;
@@ -83,6 +83,7 @@ async fn network() -> Vec<Daemon> {
         let mut config = Config::new(Network::private("paths"));
         config.listen = Some(SocketAddr::new(ip, 0));
         config.source = Some(ip);
+        config.relay = Relay::Always;
         config.pool = 0;
         config.friends =
             nodes.first().and_then(Daemon::invitation).iter().map(|first| first.contact()).collect();

@@ -69,7 +69,9 @@ impl SimNode for ExchangeNode {
         match message {
             ControlMessage::Partner => self.exchange.handle_partner_up(now, link, peer, false),
             ControlMessage::Records(records) => self.exchange.handle_records(now, link, &records),
-            ControlMessage::Setup { .. } => panic!("nobody builds paths here"),
+            ControlMessage::Setup { .. } | ControlMessage::Knock(_) | ControlMessage::Knocked(_) => {
+                panic!("nobody builds paths here")
+            }
         }
     }
 

@@ -8,6 +8,7 @@ mod endurance;
 mod exchange;
 mod network;
 mod paths;
+mod reachable;
 mod services;
 mod vices;
 mod watch;

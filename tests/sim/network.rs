@@ -29,6 +29,8 @@ pub trait SimNode {
     fn handle_link_down(&mut self, now: Now, link: LinkId);
     fn handle_dial_failed(&mut self, now: Now, peer: NodeId);
     fn handle_message(&mut self, now: Now, link: LinkId, message: Self::Message);
+    /// What has become of a knock at that node's door.
+    fn handle_knocked(&mut self, _now: Now, _peer: NodeId, _reached: bool) {}
     fn handle_timeout(&mut self, now: Now);
     fn next_timeout(&self) -> Moment;
     fn poll_action(&mut self, now: Now) -> Option<Action<Self::Message>>;
@@ -37,6 +39,7 @@ pub trait SimNode {
 /// What a node asks its daemon for.
 pub enum Action<M> {
     Dial(Contact),
+    Knock(Contact),
     Send(LinkId, M),
     Close(LinkId),
 }
@@ -61,6 +64,8 @@ pub struct VirtualNetwork<N: SimNode> {
     rng: ChaCha20Rng,
     places: Vec<Option<N>>,
     by_id: BTreeMap<NodeId, Place>,
+    /// Nodes that nobody can dial, though they say so.
+    hidden: BTreeSet<Place>,
     /// How far each node's clock is ahead, in seconds.
     skews: Vec<i64>,
     /// Both ends of each link. A link has one number for both its ends.
@@ -82,6 +87,7 @@ struct Link {
 enum Event<M> {
     Wake(Place),
     Dialled(Place, Contact),
+    Knocked(Place, Contact),
     Message { to: Place, link: LinkId, message: M },
     LinkDown { to: Place, link: LinkId },
 }
@@ -93,6 +99,7 @@ impl<N: SimNode> VirtualNetwork<N> {
             rng: ChaCha20Rng::seed_from_u64(seed),
             places: Vec::new(),
             by_id: BTreeMap::new(),
+            hidden: BTreeSet::new(),
             skews: Vec::new(),
             links: BTreeMap::new(),
             next_link: LinkId::FIRST,
@@ -117,6 +124,15 @@ impl<N: SimNode> VirtualNetwork<N> {
     /// Sets a node's clock wrong.
     pub fn skew(&mut self, place: Place, seconds: i64) {
         self.skews[place.0] = seconds;
+    }
+
+    /// From now on nobody can dial this node, or everybody again. Its links stay.
+    pub fn hide(&mut self, place: Place, hidden: bool) {
+        if hidden {
+            self.hidden.insert(place)
+        } else {
+            self.hidden.remove(&place)
+        };
     }
 
     /// A node dies without a word; its neighbours notice.
@@ -187,6 +203,10 @@ impl<N: SimNode> VirtualNetwork<N> {
             }
             Event::Wake(_) => {}
             Event::Dialled(dialler, contact) => self.connect(dialler, contact),
+            Event::Knocked(who, contact) => {
+                let reached = self.listener(contact).is_some();
+                self.tell(who, |node, now| node.handle_knocked(now, contact.id, reached));
+            }
             Event::Message { to, link, message } => {
                 if self.links.contains_key(&link) {
                     self.traffic.messages += 1;
@@ -204,9 +224,7 @@ impl<N: SimNode> VirtualNetwork<N> {
         if self.places[dialler.0].is_none() {
             return;
         }
-        let listener = self.by_id.get(&contact.id).copied();
-        let listener = listener.filter(|at| *at != dialler && self.places[at.0].is_some());
-        let Some(listener) = listener else {
+        let Some(listener) = self.listener(contact).filter(|at| *at != dialler) else {
             return self.tell(dialler, |node, now| node.handle_dial_failed(now, contact.id));
         };
         let ends = [dialler, listener];
@@ -222,6 +240,11 @@ impl<N: SimNode> VirtualNetwork<N> {
         let dialler_id = self.node(dialler).id();
         self.tell(dialler, |node, now| node.handle_link_up(now, link, contact.id, true));
         self.tell(listener, |node, now| node.handle_link_up(now, link, dialler_id, false));
+    }
+
+    fn listener(&self, contact: Contact) -> Option<Place> {
+        let place = self.by_id.get(&contact.id).copied();
+        place.filter(|at| self.places[at.0].is_some() && !self.hidden.contains(at))
     }
 
     fn close(&mut self, link: LinkId) {
@@ -244,6 +267,10 @@ impl<N: SimNode> VirtualNetwork<N> {
                 Action::Dial(contact) => {
                     let wait = Duration::from_micros(self.rng.random_range(10_000..200_000));
                     self.schedule(wait, Event::Dialled(place, contact));
+                }
+                Action::Knock(contact) => {
+                    let wait = Duration::from_micros(self.rng.random_range(10_000..200_000));
+                    self.schedule(wait, Event::Knocked(place, contact));
                 }
                 Action::Send(link, message) => self.send(place, link, message),
                 Action::Close(link) => {

@@ -37,6 +37,8 @@ pub enum Vice {
     Unturned,
     /// Entries of parties are not passed on.
     HideEntries,
+    /// Whoever asks whether it can be reached is told this.
+    Knocked(bool),
 }
 
 /// A vice at work.
@@ -89,6 +91,11 @@ impl Spoiler {
                     if records.is_empty() {
                         return vec![];
                     }
+                }
+            }
+            Vice::Knocked(lie) => {
+                if let Freight::Message(ControlMessage::Knocked(reached)) = &mut freight {
+                    *reached = lie;
                 }
             }
             Vice::Unturned => {

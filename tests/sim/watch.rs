@@ -110,7 +110,9 @@ impl Watch {
                     }
                 }
             }
-            Freight::Message(ControlMessage::Partner) => {}
+            Freight::Message(
+                ControlMessage::Partner | ControlMessage::Knock(_) | ControlMessage::Knocked(_),
+            ) => {}
         }
     }
 

@@ -17,7 +17,7 @@ use phantom_protocol::{
     identity::{ApPublic, ApSecret, NodeId, NodeSecret},
     limits::DEFAULT_HOPS,
     network::Network,
-    node::{GroupId, Node, NodeConfig, OpenFailure, OpenRequest, Output, ServiceId, Ticket},
+    node::{GroupId, NewLink, Node, NodeConfig, OpenFailure, OpenRequest, Output, Relay, ServiceId, Ticket},
     time::{Moment, Now},
     tunnel::{Kind, Outlet, OwnedPathId, OwnerTunnelId, Switch, SwitchEvent},
     wire::{
@@ -98,6 +98,8 @@ pub struct Member {
     out: Outbox,
     actions: VecDeque<Action<Freight>>,
     links: BTreeMap<LinkId, NodeId>,
+    /// Where everybody is.
+    roster: Rc<RefCell<BTreeMap<NodeId, SocketAddr>>>,
     clock: Now,
     watch: Rc<RefCell<Watch>>,
 }
@@ -179,6 +181,7 @@ impl Member {
         let seen = &mut self.seen;
         match output {
             Output::Dial(contact) => self.actions.push_back(Action::Dial(contact)),
+            Output::Knock(contact) => self.actions.push_back(Action::Knock(contact)),
             Output::Send { link, message } => self.ship(link, Freight::Message(message)),
             Output::CloseLink(link) => {
                 seen.links_closed.extend(self.links.get(&link));
@@ -203,7 +206,7 @@ impl Member {
             Output::Trial { ticket, outcome } => {
                 seen.trials.insert(ticket, outcome.map_err(|why| why.to_string()));
             }
-            Output::Persist(_) => {}
+            Output::Persist(_) | Output::Relaying(_) => {}
         }
     }
 }
@@ -233,7 +236,9 @@ impl SimNode for Member {
     fn handle_link_up(&mut self, now: Now, link: LinkId, peer: NodeId, dialled: bool) {
         self.links.insert(link, peer);
         self.switch.link_up(link, peer, dialled);
-        self.act(now, |node, out| node.handle_link_up(now, link, peer, out));
+        let address = self.roster.borrow().get(&peer).map(SocketAddr::ip);
+        let new = NewLink { link, peer, address, dialled };
+        self.act(now, |node, out| node.handle_link_up(now, new, out));
     }
 
     fn handle_link_down(&mut self, now: Now, link: LinkId) {
@@ -244,6 +249,10 @@ impl SimNode for Member {
 
     fn handle_dial_failed(&mut self, now: Now, peer: NodeId) {
         self.act(now, |node, out| node.handle_dial_failed(now, peer, out));
+    }
+
+    fn handle_knocked(&mut self, now: Now, peer: NodeId, reached: bool) {
+        self.act(now, |node, out| node.handle_knocked(now, peer, reached, out));
     }
 
     fn handle_message(&mut self, now: Now, link: LinkId, freight: Freight) {
@@ -288,12 +297,13 @@ pub struct Plan {
     pub nodes: usize,
     pub pool: usize,
     pub hops: usize,
+    pub relay: Relay,
     pub seed: u64,
 }
 
 impl Plan {
     pub fn of(nodes: usize, seed: u64) -> Plan {
-        Plan { nodes, pool: 0, hops: DEFAULT_HOPS, seed }
+        Plan { nodes, pool: 0, hops: DEFAULT_HOPS, relay: Relay::Always, seed }
     }
 }
 
@@ -302,6 +312,7 @@ pub struct World {
     pub net: VirtualNetwork<Member>,
     pub watch: Rc<RefCell<Watch>>,
     plan: Plan,
+    roster: Rc<RefCell<BTreeMap<NodeId, SocketAddr>>>,
     friend: Option<Contact>,
 }
 
@@ -310,7 +321,8 @@ impl World {
     pub fn new(plan: Plan) -> World {
         println!("seed {}", plan.seed);
         let watch = Rc::new(RefCell::new(Watch::default()));
-        let mut world = World { net: VirtualNetwork::new(plan.seed), watch, plan, friend: None };
+        let mut world =
+            World { net: VirtualNetwork::new(plan.seed), watch, plan, roster: Rc::default(), friend: None };
         for number in 0..plan.nodes {
             world.join(number, plan.pool);
         }
@@ -322,12 +334,18 @@ impl World {
 
     /// One more node, in a network of its own.
     pub fn join(&mut self, number: usize, pool: usize) -> Place {
+        self.join_as(number, pool, self.plan.relay)
+    }
+
+    /// The same, with a will of its own.
+    pub fn join_as(&mut self, number: usize, pool: usize, relay: Relay) -> Place {
         let seed = self.net.seed();
         let secret = Arc::new(NodeSecret::generate(&mut ChaCha20Rng::from_seed(self.net.seed())));
         let contact = Contact::listed(secret.id(), address(number), TlsKeys::one([number as u8 + 1; 32]));
         let config = NodeConfig {
             secret: Arc::clone(&secret),
             contact,
+            relay,
             network: Network::private("simulation"),
             family: None,
             hops: self.plan.hops,
@@ -338,6 +356,7 @@ impl World {
             seed,
         };
         self.friend.get_or_insert(contact);
+        self.roster.borrow_mut().insert(secret.id(), address(number));
         self.watch.borrow_mut().meet(contact, seed);
         let now = self.net.now(Place(number));
         let switch = Arc::new(Switch::new(self.net.seed(), secret.id()));
@@ -351,6 +370,7 @@ impl World {
             out: Outbox::default(),
             actions: VecDeque::new(),
             links: BTreeMap::new(),
+            roster: Rc::clone(&self.roster),
             clock: now,
             watch: Rc::clone(&self.watch),
         };

@@ -217,3 +217,23 @@ pub const STRANGERS_DIALS: usize = 32;
 pub const UNKNOWN_DIALS: (u32, u32) = (32, 2);
 /// With this many links, none is opened for strangers.
 pub const LINKS_FOR_STRANGERS: usize = 1_536;
+
+/// A node that nobody has reached for this long, and [`PROOF_VAIN`] neighbours have tried in vain since, announces
+/// itself no longer.
+pub const PROOF_LIFE: Duration = Duration::from_secs(3 * 3_600);
+/// See [`PROOF_LIFE`].
+pub const PROOF_VAIN: u32 = 3;
+/// A node that was reached asks a neighbour to reach it again after this.
+pub const PROOF_RENEW: Duration = Duration::from_secs(3_600);
+/// Who was asked to reach a node has failed after this.
+pub const KNOCK_TIMEOUT: Duration = Duration::from_secs(20);
+/// After a vain knock the next neighbour is asked in so long.
+pub const KNOCK_PAUSE: Duration = Duration::from_secs(5);
+/// After so many the pause doubles each time,
+pub const KNOCKS_QUICK: u32 = 8;
+/// up to this.
+pub const KNOCK_PAUSE_MOST: Duration = Duration::from_secs(300);
+/// The same neighbour is not asked again before this.
+pub const KNOCK_AGAIN: Duration = Duration::from_secs(600);
+/// A node knocks at the door of one neighbour at most this often.
+pub const KNOCKS_OF_A_LINK: Duration = Duration::from_secs(300);

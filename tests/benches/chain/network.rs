@@ -8,7 +8,7 @@ use phantom_node::{
     doors::HostRequest,
     session::{Group, SessionStream},
 };
-use phantom_protocol::{address::ApName, identity::ApPublic, network::Network};
+use phantom_protocol::{address::ApName, identity::ApPublic, network::Network, node::Relay};
 use tokio::net::TcpListener;
 
 use crate::{Column, load};
@@ -36,6 +36,7 @@ impl Chain {
             let mut config = Config::new(network.clone());
             config.listen = Some((address, 0).into());
             config.source = Some(address);
+            config.relay = Relay::Always;
             config.hops = hops;
             config.pool = if number + 2 >= count { POOL } else { 0 };
             let invitation = daemons.first().and_then(Daemon::invitation);

@@ -14,12 +14,12 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use phantom_protocol::{address::ApName, wire::invitation::Invitation};
+use phantom_protocol::{address::ApName, node::Relay, wire::invitation::Invitation};
 use serde::{Deserialize, Deserializer, de::Error};
 use toml::{Spanned, Value};
 
 use super::{
-    HOPS, end_point,
+    HOPS, end_point, giving,
     host::{self, Target},
     logs, number,
 };
@@ -36,6 +36,8 @@ pub(super) struct Configuration {
     pub(super) join: Option<Invitation>,
     #[serde(deserialize_with = "address")]
     pub(super) listen: Option<SocketAddr>,
+    #[serde(deserialize_with = "relay")]
+    pub(super) relay: Option<Relay>,
     #[serde(deserialize_with = "address")]
     pub(super) socks: Option<SocketAddr>,
     #[serde(deserialize_with = "address")]
@@ -166,6 +168,7 @@ impl Configuration {
         let Configuration {
             join,
             listen,
+            relay,
             socks,
             dns,
             state,
@@ -179,6 +182,7 @@ impl Configuration {
         let keys = [
             ("join", *join != other.join),
             ("listen", *listen != other.listen),
+            ("relay", *relay != other.relay),
             ("socks", *socks != other.socks),
             ("dns", *dns != other.dns),
             ("state", *state != other.state),
@@ -311,6 +315,10 @@ fn address<'de, D: Deserializer<'de>>(value: D) -> Result<Option<SocketAddr>, D:
     read(value, end_point).map(Some)
 }
 
+fn relay<'de, D: Deserializer<'de>>(value: D) -> Result<Option<Relay>, D::Error> {
+    read(value, giving::relay).map(Some)
+}
+
 fn hops<'de, D: Deserializer<'de>>(value: D) -> Result<Option<u8>, D::Error> {
     read(value, number(HOPS)).map(Some)
 }
@@ -390,6 +398,7 @@ mod tests {
         let Configuration {
             join,
             listen,
+            relay,
             socks,
             dns,
             state,
@@ -403,6 +412,7 @@ mod tests {
         assert!(
             join.is_some()
                 && listen.is_some()
+                && relay == Some(Relay::default())
                 && dns.is_some()
                 && state.is_some()
                 && ready_file.is_some()
@@ -437,9 +447,10 @@ mod tests {
     #[test]
     fn what_is_wrong_is_said_with_its_line_and_what_is_allowed() {
         for (text, expected) in [
-            ("hops = 3\nsock = 1", "2: unknown key `sock`, expected one of `join`, `listen`, `socks`"),
+            ("hops = 3\nsock = 1", "2: unknown key `sock`, expected one of `join`, `listen`, `relay`"),
             ("\nhops = 9", "2: hops: it is a number from 0 to 8"),
             ("hops = true", "1: hops: it is a number from 0 to 8"),
+            ("relay = \"yes\"", "1: relay: it is auto, always or never"),
             ("dns = 53", "1: dns: it looks like 127.0.0.1:9070"),
             ("listen = \"here\"", "1: listen: it looks like"),
             ("join = \"hello\"", "1: join: this is not an invitation"),
@@ -493,7 +504,8 @@ mod tests {
     #[test]
     fn what_a_running_node_cannot_follow_is_named() {
         let (empty, full) = (Configuration::default(), parse(&example_in_full()).unwrap());
-        let all = ["join", "listen", "socks", "dns", "state", "hops", "ready-file", "extended-errors"];
+        let all =
+            ["join", "listen", "relay", "socks", "dns", "state", "hops", "ready-file", "extended-errors"];
         assert_eq!(empty.differences(&full), all);
         assert!(full.differences(&full).is_empty());
     }

@@ -7,6 +7,7 @@ mod completions;
 mod configuration;
 mod demo;
 mod doctor;
+mod giving;
 mod host;
 mod identity;
 mod logs;
@@ -197,6 +198,7 @@ mod tests {
             ("up --socks everywhere", "--socks"),
             ("up --socks 127.0.0.1", "it looks like 127.0.0.1:9070"),
             ("up --dns 53", "it looks like 127.0.0.1:9070"),
+            ("up --relay sometimes", "it is auto, always or never"),
             ("up --listen :443", "it looks like 127.0.0.1:9070"),
             ("up --join hello", "invitation"),
             ("host 99999", "99999"),

@@ -83,6 +83,8 @@ fn write_into(text: &mut String, status: &Status) -> std::fmt::Result {
         time(status.uptime_seconds)
     )?;
     writeln!(text, "listens   {}", or_none(status.listen))?;
+    let why = status.relaying_why.as_ref().map_or(String::new(), |why| format!(": {why}"));
+    writeln!(text, "relaying  {}{why}", status.relaying)?;
     writeln!(text, "socks     {}", or_none(status.socks))?;
     writeln!(text, "dns       {}", or_none(status.dns))?;
     writeln!(text, "network   {} other nodes known, {} links", status.known_nodes, status.links.len())?;
@@ -151,11 +153,14 @@ mod tests {
         let relays = vec!["127.17.0.1:4000".to_owned(), "cd".repeat(32)];
         status.guards = vec!["127.18.0.1:4000".into(), "ef".repeat(32)];
         status.dns = Some("127.0.0.1:9053".parse().unwrap());
+        status.relaying = "no".into();
+        status.relaying_why = Some("nobody could reach it".into());
         status.paths.ready.push(ReadyPath { relays, purpose: "client".into(), expires_in: 4000 });
         let text = render(&status);
         for part in [
             "abababab (",
             "dns       127.0.0.1:9053\n",
+            "relaying  no: nobody could reach it\n",
             "guards    127.18.0.1:4000, efefefef\n",
             "127.17.0.1:4000 > cdcdcdcd (1 h 6 min left)",
             "Too few nodes.",
@@ -185,6 +190,8 @@ mod tests {
             "sessions",
             "obstacle",
             "notice",
+            "relaying",
+            "relaying_why",
             "uptime_seconds",
         ] {
             assert!(json.get(field).is_some(), "{field}");

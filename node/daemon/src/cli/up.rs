@@ -8,13 +8,13 @@ use std::{
 };
 
 use anyhow::Context;
-use phantom_protocol::{limits::DEFAULT_HOPS, network::Network, wire::invitation::Invitation};
+use phantom_protocol::{limits::DEFAULT_HOPS, network::Network, node::Relay, wire::invitation::Invitation};
 use serde::Serialize;
 
 use super::{
     HOPS, Usage,
     configuration::Configuration,
-    end_point,
+    end_point, giving,
     logs::Logs,
     number,
     ready_file::ReadyFile,
@@ -58,6 +58,9 @@ pub(super) struct Args {
     /// Where other nodes reach this one; without it, a node that joined only dials
     #[arg(long, value_name = "ADDR", value_parser = end_point)]
     listen: Option<SocketAddr>,
+    /// Whether to relay for others: auto, when another node has reached --listen; always; or never [default: auto]
+    #[arg(long, value_name = "WHEN", value_parser = giving::relay)]
+    relay: Option<Relay>,
     /// The proxy port for programs: SOCKS5, SOCKS4a, HTTP CONNECT [default: 127.0.0.1:9070]
     #[arg(long, value_name = "ADDR", value_parser = end_point)]
     socks: Option<SocketAddr>,
@@ -88,6 +91,7 @@ impl Args {
         Args {
             join: self.join.or(file.join),
             listen: self.listen.or(file.listen),
+            relay: self.relay.or(file.relay),
             socks: self.socks.or(file.socks),
             dns: self.dns.or(file.dns),
             state: self.state.or_else(|| file.state.clone()),
@@ -206,6 +210,7 @@ fn config(args: &Args, state: PathBuf) -> anyhow::Result<Config> {
     config.state = Some(state);
     config.friends = args.join.iter().map(|join| join.contact_in(network.id())).collect::<Result<_, _>>()?;
     config.listen = listen;
+    config.relay = args.relay.unwrap_or_default();
     // On loopback every node has an address of its own, and is known by it; elsewhere the system chooses.
     config.source = listen.map(|listen| listen.ip()).filter(IpAddr::is_loopback);
     config.hops = args.hops.map_or(DEFAULT_HOPS, usize::from);
@@ -263,12 +268,20 @@ fn invite(invitation: Option<&str>, alone: bool) {
 /// Says when paths stand, and what keeps them from it. Never ends.
 async fn tell_news(daemon: &Daemon, alone: bool) -> Infallible {
     let mut told_ready = false;
+    let mut told_relaying = String::new();
     let mut told = String::new();
     let mut quiet_until = Instant::now() + SETTLING;
     loop {
         let status = daemon.status().await;
         let lonely = alone && status.known_nodes == 0;
         let news = [status.obstacle, status.notice].into_iter().flatten().collect::<Vec<_>>().join(" ");
+        if !told_relaying.is_empty() && status.relaying != told_relaying {
+            match status.relaying_why {
+                Some(why) => eprintln!("Relays for nobody: {why}."),
+                None => println!("Relays for others, who reach this node."),
+            }
+        }
+        told_relaying = status.relaying;
         if !status.paths.ready.is_empty() && !told_ready {
             println!("Ready: {} nodes known, the first path stands.", status.known_nodes);
             told_ready = true;

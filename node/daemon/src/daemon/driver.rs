@@ -11,7 +11,7 @@ use std::{
 
 use phantom_protocol::{
     identity::{ApPublic, ApSecret, NodeId},
-    node::{GroupId, Node, OpenFailure, OpenRequest, Output, Purpose, ServiceId, Ticket},
+    node::{GroupId, NewLink, Node, OpenFailure, OpenRequest, Output, Purpose, Relaying, ServiceId, Ticket},
     time::{Moment, UnixTime},
     tunnel::{OwnedPathId, OwnerTunnelId},
     wire::opener::Answer,
@@ -83,6 +83,7 @@ pub(super) struct DriverStatus {
     pub entries: BTreeMap<ServiceId, usize>,
     /// Those in use, and how the user reads them.
     pub guards: Vec<(NodeId, String)>,
+    pub relaying: Option<Relaying>,
 }
 
 /// Somebody waits for a tunnel.
@@ -189,10 +190,14 @@ impl Driver {
     fn handle_event(&mut self, event: LinkEvent, out: &mut NetOutlet) {
         let now = self.clock.now();
         match event {
-            LinkEvent::Up { link, peer, .. } => self.node.handle_link_up(now, link, peer.id(), out),
+            LinkEvent::Up { link, peer, address, dialled } => {
+                let new = NewLink { link, peer: peer.id(), address: Some(address.ip()), dialled };
+                self.node.handle_link_up(now, new, out);
+            }
             LinkEvent::Down { link, .. } => self.node.handle_link_down(now, link, out),
             LinkEvent::Message { link, message } => self.node.handle_message(now, link, message, out),
             LinkEvent::DialFailed { node, .. } => self.node.handle_dial_failed(now, node, out),
+            LinkEvent::Knocked { node, reached } => self.node.handle_knocked(now, node, reached, out),
             LinkEvent::Switch(event) => self.node.handle_switch(now, event, out),
         }
     }
@@ -287,13 +292,16 @@ impl Driver {
             match output {
                 Output::Dial(contact) => {
                     if let Dial::Up(link) = self.links.dial(contact) {
-                        self.node.handle_link_up(self.clock.now(), link, contact.id, out);
+                        let new = NewLink { link, peer: contact.id, address: None, dialled: true };
+                        self.node.handle_link_up(self.clock.now(), new, out);
                     }
                 }
                 Output::Send { link, message } => {
                     // A link that is gone is reported by itself.
                     self.links.send(link, &message);
                 }
+                Output::Knock(contact) => self.links.knock(contact),
+                Output::Relaying(relays) => self.links.set_listed(relays),
                 Output::CloseLink(link) | Output::ReleaseLink(link) => self.links.close(link),
                 Output::Opened { ticket, tunnel, secret, entry, path } => {
                     self.opened(ticket, tunnel, path, |tunnel| OpenedTunnel { tunnel, secret, entry });
@@ -476,6 +484,7 @@ impl Driver {
             relays_in_use: relays.into_iter().collect(),
             obstacle: stats.obstacle.as_ref().map(ToString::to_string),
             notice: stats.notice.as_ref().map(ToString::to_string),
+            relaying: Some(self.node.relaying(self.clock.moment())),
             entries: self.services.keys().map(|id| (*id, self.node.entries(*id))).collect(),
         }
     }

@@ -5,7 +5,7 @@ use std::io;
 use phantom_protocol::identity::ApPublic;
 use phantom_proxy::Connection;
 
-use super::{Command, Daemon, DriverStatus, hosting::hosted, lock};
+use super::{Command, Daemon, DriverStatus, hosting::hosted, lock, relaying};
 use crate::{
     doors::{self, HostRequest, Hosted, Link, NodeHandle, Service, Status},
     link::LinkStats,
@@ -53,6 +53,8 @@ impl NodeHandle for Daemon {
     async fn status(&self) -> Status {
         let driver = self.ask(|answer| Command::Status { answer }).await.unwrap_or_default();
         let clock = &self.0.clock;
+        let relaying = driver.relaying.map(|relaying| relaying::said(relaying, self.listening()));
+        let (relaying, relaying_why) = relaying.unwrap_or_default();
         Status {
             version: env!("CARGO_PKG_VERSION").into(),
             node: self.id().to_string(),
@@ -72,6 +74,8 @@ impl NodeHandle for Daemon {
             relays_in_use: driver.relays_in_use,
             obstacle: driver.obstacle,
             notice: driver.notice,
+            relaying: relaying.to_owned(),
+            relaying_why,
         }
     }
 }

@@ -7,6 +7,7 @@ mod handle;
 mod hosting;
 mod memory;
 mod reach;
+mod relaying;
 mod scribe;
 mod tunnels;
 mod visiting;
@@ -24,7 +25,7 @@ use phantom_protocol::{
     identity::{ApPublic, NodeId, NodeSecret},
     limits::{DEFAULT_HOPS, MAX_HOPS, POOL},
     network::Network,
-    node::{Node, NodeConfig},
+    node::{Node, NodeConfig, Relay},
     time::{Moment, UnixTime},
     tunnel::Switch,
     wire::{
@@ -69,6 +70,8 @@ pub struct Config {
     pub friends: Vec<Contact>,
     /// Where it listens for other nodes; `None` for a node that only dials and so serves nobody.
     pub listen: Option<SocketAddr>,
+    /// Whether it serves in the paths of others, if it listens.
+    pub relay: Relay,
     /// The address that it tells others, if that is not the one it listens on.
     pub advertise: Option<SocketAddr>,
     /// Which of this machine's addresses it dials from.
@@ -87,6 +90,7 @@ impl Config {
             network,
             friends: Vec::new(),
             listen: None,
+            relay: Relay::default(),
             advertise: None,
             source: None,
             hops: DEFAULT_HOPS,
@@ -134,13 +138,13 @@ impl Daemon {
         let mut link_config = LinkConfig::new(Arc::clone(&secret), config.network.clone(), tls, clock);
         link_config.listen = config.listen;
         link_config.source = config.source;
-        link_config.listed = config.listen.is_some();
         let (links, events) = Links::start(link_config, Arc::clone(&switch))?;
         let contact = own_contact(&config, links.listening(), secret.id(), tls_keys)?;
 
         let node_config = NodeConfig {
             secret: Arc::clone(&secret),
             contact,
+            relay: config.relay,
             network: config.network.clone(),
             family: None,
             hops: config.hops,

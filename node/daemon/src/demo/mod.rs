@@ -11,7 +11,9 @@ use std::{
 };
 
 use anyhow::{Context, bail};
-use phantom_protocol::{address::ApName, limits::MAX_HOPS, network::Network, wire::contact::Contact};
+use phantom_protocol::{
+    address::ApName, limits::MAX_HOPS, network::Network, node::Relay, wire::contact::Contact,
+};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpListener,
@@ -137,6 +139,7 @@ fn config(index: usize, hops: usize, network: &Network, friend: Option<Contact>)
     config.friends = friend.into_iter().collect();
     config.listen = Some(SocketAddr::new(address, 0));
     config.source = Some(address);
+    config.relay = Relay::Always;
     config.hops = hops;
     config.pool = if index == 0 { CLIENT_POOL } else { RELAY_POOL };
     Ok(config)

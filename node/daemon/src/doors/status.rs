@@ -46,6 +46,10 @@ pub struct Status {
     pub obstacle: Option<String>,
     /// What the user should know.
     pub notice: Option<String>,
+    /// Whether this node serves in the paths of others: "yes", "no", or "proving" while it is looked whether it can.
+    pub relaying: String,
+    /// Why it does not, if so.
+    pub relaying_why: Option<String>,
 }
 
 /// A link to another node.

@@ -19,8 +19,14 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Shared, connection::Connection, events::LinkEvent, handshake, hello::First, socket::Socket,
-    task::LinkTask, tls,
+    Shared,
+    connection::Connection,
+    events::LinkEvent,
+    handshake::{self, Shaken},
+    hello::First,
+    socket::Socket,
+    task::LinkTask,
+    tls,
 };
 
 /// A dial is over after this, whatever it waits for.
@@ -77,6 +83,22 @@ pub(super) async fn run(shared: Arc<Shared>, contact: Contact, stop: Cancellatio
     }
 }
 
+/// Goes as far as anybody could who does not belong to the network, and says whether the node was there.
+pub(super) async fn knock(shared: Arc<Shared>, contact: Contact) {
+    let knocked = tokio::select! {
+        () = shared.stop.cancelled() => return,
+        knocked = timeout(DIAL_TIMEOUT, async {
+            let Met { mut shaken, .. } = meet(&shared, &contact).await?;
+            let is_node = shaken.is_hybrid;
+            // As a browser that has opened one connection too many.
+            shaken.connection.close().await?;
+            Ok::<bool, DialError>(is_node)
+        }) => knocked,
+    };
+    let reached = matches!(knocked, Ok(Ok(true)));
+    shared.events.send(LinkEvent::Knocked { node: contact.id, reached });
+}
+
 struct Dialled {
     connection: Connection,
     peer: ProvenPeer,
@@ -94,7 +116,14 @@ async fn serve(shared: Arc<Shared>, contact: Contact, stop: CancellationToken, d
     LinkTask::new(shared, link, connection).run(up, None).await;
 }
 
-async fn dial(shared: &Shared, contact: &Contact) -> Result<Dialled, DialError> {
+/// A server that has shown the right TLS key.
+struct Met {
+    shaken: Shaken,
+    address: SocketAddr,
+    round_trip: Duration,
+}
+
+async fn meet(shared: &Shared, contact: &Contact) -> Result<Met, DialError> {
     let address = contact.address.ok_or(DialError::Unlisted)?;
     if !shared.network.admits(address) {
         return Err(DialError::NotPublic(address.ip()));
@@ -108,13 +137,18 @@ async fn dial(shared: &Shared, contact: &Contact) -> Result<Dialled, DialError> 
     let tcp = connect(address, shared.source).await.map_err(|error| DialError::Connect { address, error })?;
     let round_trip = shared.clock.moment().since(asked);
     let socket = Socket::new(tcp)?;
-    let mut shaken = handshake::dial(config, name, socket).await.map_err(tls_error)?;
+    let shaken = handshake::dial(config, name, socket).await.map_err(tls_error)?;
+    Ok(Met { shaken, address, round_trip })
+}
+
+async fn dial(shared: &Shared, contact: &Contact) -> Result<Dialled, DialError> {
+    let Met { mut shaken, address, round_trip } = meet(shared, contact).await?;
     if !shaken.is_hybrid {
         return Err(DialError::NotANode);
     }
 
     let binding = Binding { network: &shared.network, exporter: &shaken.exporter };
-    let hello = binding.hello(Role::Dialler, &shared.node, contact.id, shared.listed);
+    let hello = binding.hello(Role::Dialler, &shared.node, contact.id, shared.is_listed());
     shaken.connection.write_all(&hello.0).await?;
     let mut first = First::new();
     if !first.read(&mut shaken.connection).await? {

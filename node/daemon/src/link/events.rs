@@ -51,6 +51,13 @@ pub enum LinkEvent {
         /// Why it failed.
         why: DialError,
     },
+    /// What has become of [`Links::knock`](super::Links::knock).
+    Knocked {
+        /// At whose door.
+        node: NodeId,
+        /// Whether that node is there.
+        reached: bool,
+    },
     /// The switch met something that is not its own to decide.
     Switch(SwitchEvent),
 }

@@ -129,7 +129,7 @@ fn introduce(shared: &Shared, shaken: &Shaken, first: &First) -> Option<(ProvenP
     }
     let binding = Binding { network: &shared.network, exporter: &shaken.exporter };
     let peer = binding.check(Role::Dialler, first.cell(), shared.node.id(), None).ok()?;
-    let hello = binding.hello(Role::Listener, &shared.node, peer.id(), shared.listed);
+    let hello = binding.hello(Role::Listener, &shared.node, peer.id(), shared.is_listed());
     Some((peer, hello))
 }
 

@@ -26,7 +26,10 @@ pub mod tls;
 use std::{
     io,
     net::{IpAddr, SocketAddr},
-    sync::{Arc, atomic::Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -77,7 +80,7 @@ pub struct LinkConfig {
     pub listen: Option<SocketAddr>,
     /// Which of this machine's addresses to dial from.
     pub source: Option<IpAddr>,
-    /// Whether this node tells its neighbours that it can be dialled.
+    /// Whether this node tells its neighbours from the start that it can be dialled.
     pub listed: bool,
     /// Diallers prove their identity in this time, or meet the web server.
     pub handshake_timeout: Duration,
@@ -155,7 +158,7 @@ struct Shared {
     network: Network,
     clock: Clock,
     source: Option<IpAddr>,
-    listed: bool,
+    listed: AtomicBool,
     switch: Arc<Switch>,
     table: Table,
     inboxes: Inboxes,
@@ -231,7 +234,7 @@ impl Links {
             network: config.network,
             clock: config.clock,
             source: config.source,
-            listed: config.listed,
+            listed: AtomicBool::new(config.listed),
             switch,
             inboxes: Inboxes::default(),
             events,
@@ -267,6 +270,16 @@ impl Links {
                 Dial::UnderWay
             }
         }
+    }
+
+    /// Looks whether a node is where it says, whatever links there are: [`LinkEvent::Knocked`] follows.
+    pub fn knock(&self, contact: Contact) {
+        tokio::spawn(dial::knock(Arc::clone(&self.shared), contact));
+    }
+
+    /// From now on this node tells new neighbours that it can be dialled, or that it cannot.
+    pub fn set_listed(&self, listed: bool) {
+        self.shared.listed.store(listed, Ordering::Relaxed);
     }
 
     /// Queues a message for a neighbour, before all cells of tunnels. `false` if there is no such link.
@@ -325,6 +338,12 @@ impl Links {
                 link.end(Ending::Replaced);
             }
         }
+    }
+}
+
+impl Shared {
+    fn is_listed(&self) -> bool {
+        self.listed.load(Ordering::Relaxed)
     }
 }
 

@@ -151,9 +151,16 @@ impl Exchange {
     /// Publishes this node's record now, and anew every five minutes. To be called again when a fact changes, a path
     /// key for instance. A node that cannot be dialled never calls it.
     pub fn announce(&mut self, now: Now, secret: Arc<NodeSecret>, facts: NodeFacts) -> Result<(), BadRecord> {
-        let version = self.announced.as_ref().map_or(UnixTime(0), |announced| announced.version);
+        let before = self.announced.as_ref().map(|announced| announced.version);
+        let version = before.or_else(|| self.view.version(&RecordKey::Node(self.own)).map(UnixTime));
+        let version = version.unwrap_or_default();
         self.announced = Some(Announced { secret, facts, version, renew: now.moment });
         self.renew(now)
+    }
+
+    /// This node can be dialled no longer: its record is not renewed, and so lapses.
+    pub fn withdraw(&mut self) {
+        self.announced = None;
     }
 
     /// Takes a record that was stored on disk before a restart. What is stale or broken is dropped.

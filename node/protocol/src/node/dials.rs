@@ -29,7 +29,7 @@ impl StrangersDials {
     }
 
     /// Whether one more may begin; counts it.
-    fn admit(&mut self, now: Moment, node: NodeId, is_known: bool) -> bool {
+    pub(super) fn admit(&mut self, now: Moment, node: NodeId, is_known: bool) -> bool {
         if self.under_way.len() >= STRANGERS_DIALS || !(is_known || self.unknown.allows(now)) {
             return false;
         }
@@ -64,7 +64,7 @@ impl Node {
     }
 
     /// What a node says of itself, or a friend of it.
-    fn known_contact(&self, node: &NodeId) -> Option<Contact> {
+    pub(super) fn known_contact(&self, node: &NodeId) -> Option<Contact> {
         let announced = self.exchange.view().node(node).map(|known| known.record.contact());
         announced.or_else(|| self.config.friends.iter().find(|friend| friend.id == *node).copied())
     }

@@ -42,11 +42,13 @@ mod dials;
 mod groups;
 mod hosting;
 mod idle;
+mod knocks;
 mod leaving;
 mod neighbours;
 mod opens;
 mod pool;
 mod probes;
+mod reachable;
 #[cfg(test)]
 mod tests;
 
@@ -55,6 +57,8 @@ pub use builds::{BuildStats, TrialFailure};
 use dials::StrangersDials;
 use hosting::Service;
 use idle::IdleLinks;
+use knocks::Knocks;
+pub use knocks::{NewLink, Relaying};
 use leaving::Deaths;
 use neighbours::Neighbours;
 use opens::WaitingOpen;
@@ -62,6 +66,8 @@ pub use opens::{OpenFailure, OpenRequest, Ticket};
 use pool::Pool;
 pub use pool::{Purpose, ReadyPath};
 use probes::Probes;
+use reachable::Reachability;
+pub use reachable::Relay;
 
 /// Programs that share paths, look-ups and sessions; numbered by the daemon.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -77,6 +83,8 @@ pub struct NodeConfig {
     pub secret: Arc<NodeSecret>,
     /// How others reach it. Without an address it is unlisted: it owns paths, and serves in none.
     pub contact: Contact,
+    /// Whether it serves in the paths of others, if it is listed.
+    pub relay: Relay,
     /// The network's parameters.
     pub network: Network,
     /// Nodes that share an operator with this one.
@@ -165,6 +173,11 @@ pub enum Output {
     CloseLink(LinkId),
     /// Close this link in order: nobody has used it for long.
     ReleaseLink(LinkId),
+    /// Open a connection to this node and end it again before a word is said, link or no link. Then call
+    /// [`Node::handle_knocked`].
+    Knock(Contact),
+    /// From now on this node says that it can be dialled, or no longer does.
+    Relaying(bool),
     /// Keep this on disk: it is the memory of guards and of the pace of building.
     Persist(Vec<u8>),
 }
@@ -208,6 +221,10 @@ pub struct Node {
     switch: Arc<Switch>,
     neighbours: Neighbours<Waiter>,
     strangers_dials: StrangersDials,
+    knocks: Knocks,
+    reachability: Reachability,
+    /// What the world was told last: whether this node can be dialled.
+    relays: bool,
     exchange: Exchange,
     path_keys: PathKeys,
     setups: HopSetups,
@@ -235,7 +252,11 @@ impl Node {
     pub fn new(now: Now, config: NodeConfig, switch: Arc<Switch>) -> Node {
         let mut rng = ChaCha20Rng::from_seed(config.seed);
         let own = config.secret.id();
+        let knows_nobody = config.friends.is_empty() && config.remembered.is_empty();
         Node {
+            knocks: Knocks::default(),
+            reachability: Reachability::new(now.moment, knows_nobody),
+            relays: false,
             neighbours: Neighbours::new(own),
             strangers_dials: StrangersDials::new(now.moment),
             exchange: Exchange::new(now.moment, config.network.clone(), own, config.friends.clone()),
@@ -262,17 +283,18 @@ impl Node {
         }
     }
 
-    /// Begins: announces itself if it is listed, and builds what its pool wants.
+    /// Begins: announces itself if it relays, and builds what its pool wants.
     pub fn start(&mut self, now: Now, out: &mut impl Outlet) {
         for record in std::mem::take(&mut self.config.remembered) {
             self.exchange.handle_remembered(now, &record);
         }
-        self.announce(now);
         self.settle(now, out);
     }
 
     /// A link stands, whoever dialled it.
-    pub fn handle_link_up(&mut self, now: Now, link: LinkId, peer: NodeId, out: &mut impl Outlet) {
+    pub fn handle_link_up(&mut self, now: Now, new: NewLink, out: &mut impl Outlet) {
+        let NewLink { link, peer, .. } = new;
+        self.note_link(now.moment, new);
         let waiters = self.neighbours.up(peer, link);
         self.strangers_dials.done(&peer);
         self.setups.handle_link(now, peer, Some(link));
@@ -286,6 +308,9 @@ impl Node {
     /// A link is gone.
     pub fn handle_link_down(&mut self, now: Now, link: LinkId, out: &mut impl Outlet) {
         self.neighbours.down(link);
+        self.knocks.handle_link_down(link);
+        let is_last = self.neighbours.links().next().is_none();
+        self.reachability.handle_link_down(now.moment, link, is_last);
         self.setups.handle_link_down(link);
         self.exchange.handle_link_down(link);
         self.builds.handle_link_down(now, link, &mut self.rng);
@@ -321,7 +346,7 @@ impl Node {
                 // Our own circles take what is theirs; the rest is somebody else's circle.
                 let rest =
                     self.builds.handle_round(now, link, round, connection, array.into(), &mut self.rng);
-                if let Some(array) = rest {
+                if let Some(array) = rest.filter(|_| self.config.relay != Relay::Never) {
                     let keys = &mut self.path_keys;
                     self.setups.handle_round(now, link, peer, round, connection, array, keys);
                 }
@@ -331,6 +356,8 @@ impl Node {
                 self.exchange.handle_records(now, link, &records);
                 self.replan_soon(now.moment);
             }
+            ControlMessage::Knock(contact) => self.knock(now, link, peer, contact),
+            ControlMessage::Knocked(reached) => self.reachability.handle_answer(now.moment, link, reached),
         }
         self.settle(now, out);
     }
@@ -373,7 +400,7 @@ impl Node {
     pub fn handle_timeout(&mut self, now: Now, out: &mut impl Outlet) {
         self.setups.handle_timeout(now, &mut self.path_keys);
         self.builds.handle_timeout(now, &mut self.rng);
-        if self.path_keys.handle_timeout(now.unix, &mut self.rng) {
+        if self.path_keys.handle_timeout(now.unix, &mut self.rng) && self.relays {
             self.announce(now);
         }
         self.exchange.handle_timeout(now, &mut self.rng);
@@ -395,6 +422,7 @@ impl Node {
             self.setups.next_timeout(),
             self.builds.next_timeout(),
             Some(self.exchange.next_timeout()),
+            Some(self.reachability.next_timeout(now.moment)).filter(|_| self.seeks_proof()),
             self.next_build(now),
             self.next_open(),
         ];
@@ -483,6 +511,7 @@ impl Node {
         self.refill(now, out);
         self.serve_opens(now, out);
         self.drive_builds(now, out);
+        self.drive_reachability(now);
         self.drive_exchange(now);
     }
 

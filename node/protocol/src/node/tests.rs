@@ -41,6 +41,7 @@ fn node(friends: Vec<Contact>) -> Node {
     let config = NodeConfig {
         contact: contact(0, "127.1.0.1:443"),
         secret,
+        relay: Relay::Always,
         network: Network::private("test"),
         family: None,
         hops: 3,
@@ -53,11 +54,15 @@ fn node(friends: Vec<Contact>) -> Node {
     Node::new(now(), config, Arc::new(Switch::new([2; 32], own)))
 }
 
+fn new_link(link: LinkId, seed: u8) -> NewLink {
+    NewLink { link, peer: secret(seed).id(), address: None, dialled: true }
+}
+
 fn learn(node: &mut Node, seed: u8, address: &str) {
     let record = NodeRecord::sign(&secret(seed), &facts(address), now().unix).unwrap();
     let record = record.verify(&Network::private("test"), now().unix).unwrap();
     let records = ControlMessage::Records(vec![Published::Node(record.bytes().to_vec())]);
-    node.handle_link_up(now(), LINK, secret(200).id(), &mut Nowhere);
+    node.handle_link_up(now(), new_link(LINK, 200), &mut Nowhere);
     for message in [ControlMessage::Partner, records] {
         node.handle_message(now(), LINK, message, &mut Nowhere);
     }
@@ -118,7 +123,8 @@ fn strangers_dials_under_way_are_bounded_and_places_come_back() {
     let under_way = dials(&mut node);
     assert_eq!(under_way.len(), STRANGERS_DIALS);
     node.handle_dial_failed(now(), under_way[0].id, &mut Nowhere);
-    node.handle_link_up(now(), LinkId(1_000), under_way[1].id, &mut Nowhere);
+    let up = NewLink { peer: under_way[1].id, ..new_link(LinkId(1_000), 0) };
+    node.handle_link_up(now(), up, &mut Nowhere);
     for seed in 101..=110 {
         ask_exit(&mut node, contact(seed, FALSE_ADDRESS));
     }
@@ -131,7 +137,7 @@ fn a_link_that_nobody_uses_is_released_and_a_partners_is_kept() {
     let (idle, partner) = (LinkId(1_000), LinkId(1_001));
     for (link, seed) in [(idle, 1), (partner, 2)] {
         node.switch.link_up(link, secret(seed).id(), false);
-        node.handle_link_up(now(), link, secret(seed).id(), &mut Nowhere);
+        node.handle_link_up(now(), new_link(link, seed), &mut Nowhere);
     }
     node.handle_message(now(), partner, ControlMessage::Partner, &mut Nowhere);
     let mut released = Vec::new();
@@ -162,5 +168,90 @@ fn a_peers_own_misdeed_ends_its_link_and_a_leap_does_not() {
         let closed =
             std::iter::from_fn(|| node.poll_output()).any(|output| matches!(output, Output::CloseLink(LINK)));
         assert_eq!(closed, ends, "{what:?}");
+    }
+}
+
+/// A neighbour whose link comes from this address.
+fn neighbour(node: &mut Node, link: LinkId, seed: u8, address: &str, dialled: bool) {
+    let address = Some(address.parse().unwrap());
+    node.handle_link_up(now(), NewLink { address, dialled, ..new_link(link, seed) }, &mut Nowhere);
+}
+
+/// What a neighbour's wish for a knock leads to: a knock, an answer at once, the end of its link, or nothing.
+fn ask_for_knock(node: &mut Node, link: LinkId, contact: Contact) -> Option<Output> {
+    node.handle_message(now(), link, ControlMessage::Knock(contact), &mut Nowhere);
+    std::iter::from_fn(|| node.poll_output()).find(|output| {
+        matches!(output, Output::Knock(_) | Output::CloseLink(_))
+            || matches!(output, Output::Send { message: ControlMessage::Knocked(_), .. })
+    })
+}
+
+#[test]
+fn a_neighbour_gets_a_knock_at_its_own_door_and_is_told_what_came_of_it() {
+    let contact = contact(1, "127.2.0.1:443");
+    for reached in [true, false] {
+        let mut node = node(vec![]);
+        neighbour(&mut node, LINK, 1, "127.2.0.1", false);
+        let asked = ask_for_knock(&mut node, LINK, contact);
+        assert!(matches!(asked, Some(Output::Knock(door)) if door == contact));
+        node.handle_knocked(now(), contact.id, reached, &mut Nowhere);
+        let told = std::iter::from_fn(|| node.poll_output()).any(|output| {
+            matches!(output, Output::Send { link: LINK, message: ControlMessage::Knocked(it) } if it == reached)
+        });
+        assert!(told);
+        assert!(ask_for_knock(&mut node, LINK, contact).is_none(), "once in a while");
+    }
+}
+
+#[test]
+fn nobody_gets_a_knock_at_the_door_of_somebody_else() {
+    let mut node = node(vec![]);
+    neighbour(&mut node, LINK, 1, "127.2.0.1", false);
+    let elsewhere = ask_for_knock(&mut node, LINK, contact(1, "127.3.0.1:443"));
+    assert!(matches!(elsewhere, Some(Output::Send { message: ControlMessage::Knocked(false), .. })));
+    neighbour(&mut node, LinkId(1_000), 2, "127.3.0.1", false);
+    let in_anothers_name = ask_for_knock(&mut node, LinkId(1_000), contact(3, "127.3.0.1:443"));
+    assert!(matches!(in_anothers_name, Some(Output::CloseLink(LinkId(1_000)))));
+}
+
+#[test]
+fn knocks_count_with_the_dials_that_strangers_ask_for() {
+    let mut node = node(vec![]);
+    let mut knocks = 0;
+    for seed in 1..=100 {
+        let (link, address) = (LinkId(1_000 + u64::from(seed)), format!("127.{seed}.0.1"));
+        neighbour(&mut node, link, seed, &address, false);
+        let asked = ask_for_knock(&mut node, link, contact(seed, &format!("{address}:443")));
+        knocks += usize::from(matches!(asked, Some(Output::Knock(_))));
+    }
+    assert_eq!(knocks, STRANGERS_DIALS.min(UNKNOWN_DIALS.0 as usize));
+}
+
+/// Whether this node, known as reachable at `own` by nobody yet, takes a link for a proof of it.
+fn is_proof(own: &str, network: Network, from: &str, dialled: bool) -> bool {
+    let mut node = node(vec![contact(9, "127.9.0.1:443")]);
+    node.config.contact = contact(0, own);
+    node.config.relay = Relay::Auto;
+    node.config.network = network;
+    node.start(now(), &mut Nowhere);
+    assert_eq!(node.relaying(now().moment), Relaying::Proving);
+    neighbour(&mut node, LINK, 1, from, dialled);
+    node.relaying(now().moment) == Relaying::Yes
+}
+
+#[test]
+fn whoever_comes_in_from_elsewhere_is_a_proof() {
+    for (own, network, from, dialled, proves) in [
+        ("1.1.1.1:443", Network::public(), "2.2.2.2", false, true),
+        ("1.1.1.1:443", Network::public(), "::ffff:2.2.2.2", false, true),
+        ("1.1.1.1:443", Network::public(), "2.2.2.2", true, false),
+        ("1.1.1.1:443", Network::public(), "1.1.1.1", false, false),
+        ("1.1.1.1:443", Network::public(), "192.168.0.7", false, false),
+        ("1.1.1.1:443", Network::public(), "127.0.0.1", false, false),
+        ("192.168.0.1:443", Network::private("test"), "192.168.0.7", false, true),
+        ("192.168.0.1:443", Network::private("test"), "192.168.0.1", false, false),
+        ("127.0.0.1:443", Network::private("test"), "127.0.0.1", false, true),
+    ] {
+        assert_eq!(is_proof(own, network, from, dialled), proves, "{own} from {from}");
     }
 }

@@ -9,6 +9,8 @@
 //! kind 1, 2    setup array of round 1, 2:   connection 5 | array 58,880
 //! kind 3       partner:                     nothing
 //! kind 4       records:                     (kind 1 | length 2 | record) ...   kind 1 node, 2 AP entry
+//! kind 5       knock:                       contact 116, listed
+//! kind 6       knocked:                     1 byte: 1 if the node was reached, else 0
 //! ```
 //!
 //! What the last cell does not need is zero. The [`Reassembler`] checks kind and length at fragment 0 and grows with
@@ -16,6 +18,7 @@
 
 use super::{
     cell::{BODY, Cell, Command, PathId, TunnelId},
+    contact::Contact,
     reader::{Malformed, Reader, Writer},
 };
 use crate::limits::{ARRAY, RECORD, RECORDS_MESSAGE};
@@ -36,6 +39,10 @@ pub enum ControlMessage {
     Partner,
     /// Records that the sender believes to be news (PROTOCOL §7).
     Records(Vec<Published>),
+    /// The sender wishes to know whether others reach it there (PROTOCOL §7).
+    Knock(Contact),
+    /// Whether the receiver, who has asked for it, was reached.
+    Knocked(bool),
 }
 
 /// The two times that an array goes around.
@@ -85,22 +92,33 @@ enum Kind {
     Setup(Round),
     Partner,
     Records,
+    Knock,
+    Knocked,
 }
 
 impl Kind {
+    const ALL: [Kind; 6] = [
+        Kind::Setup(Round::One),
+        Kind::Setup(Round::Two),
+        Kind::Partner,
+        Kind::Records,
+        Kind::Knock,
+        Kind::Knocked,
+    ];
+
     fn to_byte(self) -> u8 {
         match self {
             Kind::Setup(Round::One) => 1,
             Kind::Setup(Round::Two) => 2,
             Kind::Partner => 3,
             Kind::Records => 4,
+            Kind::Knock => 5,
+            Kind::Knocked => 6,
         }
     }
 
     fn from_byte(byte: u8) -> Option<Kind> {
-        [Kind::Setup(Round::One), Kind::Setup(Round::Two), Kind::Partner, Kind::Records]
-            .into_iter()
-            .find(|kind| kind.to_byte() == byte)
+        Kind::ALL.into_iter().find(|kind| kind.to_byte() == byte)
     }
 
     fn allows(self, length: usize) -> bool {
@@ -108,6 +126,8 @@ impl Kind {
             Kind::Setup(_) => length == SETUP_LENGTH,
             Kind::Partner => length == 0,
             Kind::Records => (1..=RECORDS_MESSAGE).contains(&length),
+            Kind::Knock => length == Contact::ENCODED,
+            Kind::Knocked => length == 1,
         }
     }
 }
@@ -127,6 +147,8 @@ impl ControlMessage {
             ControlMessage::Setup { round, .. } => Kind::Setup(*round),
             ControlMessage::Partner => Kind::Partner,
             ControlMessage::Records(_) => Kind::Records,
+            ControlMessage::Knock(_) => Kind::Knock,
+            ControlMessage::Knocked(_) => Kind::Knocked,
         }
     }
 
@@ -138,6 +160,8 @@ impl ControlMessage {
             }
             ControlMessage::Partner => {}
             ControlMessage::Records(records) => records.iter().for_each(|record| record.encode(&mut out)),
+            ControlMessage::Knock(contact) => contact.encode(&mut out),
+            ControlMessage::Knocked(reached) => _ = out.u8(u8::from(*reached)),
         }
         out.finish()
     }
@@ -158,6 +182,16 @@ impl ControlMessage {
                 }
                 ControlMessage::Records(records)
             }
+            Kind::Knock => {
+                let contact = Contact::decode(&mut reader)?;
+                contact.address.ok_or(Malformed::Field("address"))?;
+                ControlMessage::Knock(contact)
+            }
+            Kind::Knocked => match reader.u8()? {
+                0 => ControlMessage::Knocked(false),
+                1 => ControlMessage::Knocked(true),
+                _ => return Err(Malformed::Field("flag")),
+            },
         };
         reader.finish()?;
         Ok(message)
@@ -283,6 +317,8 @@ impl std::fmt::Debug for ControlMessage {
             ControlMessage::Setup { round, connection, .. } => write!(f, "Setup({round:?}, {connection:?})"),
             ControlMessage::Partner => write!(f, "Partner"),
             ControlMessage::Records(records) => write!(f, "Records({})", records.len()),
+            ControlMessage::Knock(contact) => write!(f, "Knock({:?})", contact.id),
+            ControlMessage::Knocked(reached) => write!(f, "Knocked({reached})"),
         }
     }
 }
@@ -301,6 +337,12 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::{identity::NodeId, wire::contact::TlsKeys};
+
+    fn knock() -> ControlMessage {
+        let address = "198.51.100.7:443".parse().unwrap();
+        ControlMessage::Knock(Contact::listed(NodeId::from_bytes([3; 32]), address, TlsKeys::one([4; 32])))
+    }
 
     fn setup(fill: u8) -> ControlMessage {
         let connection = PathId::new(0x01_0203_0405);
@@ -327,6 +369,8 @@ mod tests {
         prop_oneof![
             any::<u8>().prop_map(setup),
             Just(ControlMessage::Partner),
+            Just(knock()),
+            any::<bool>().prop_map(ControlMessage::Knocked),
             prop::collection::vec(record, 1..15).prop_map(ControlMessage::Records),
         ]
     }
@@ -343,6 +387,23 @@ mod tests {
         assert_eq!(cells.len(), 43);
         assert_eq!(cells[0].body()[..11], [2, 0, 0, 0xe6, 0x05, 1, 2, 3, 4, 5, 0xaa]);
         assert_eq!(cells[42].index(), 42);
+
+        let [cell] = knock().to_cells().try_into().unwrap();
+        assert_eq!(cell.body()[..6], [5, 0, 0, 0, 116, 3]);
+        assert_eq!(cell.body()[5 + 32..5 + 37], [4, 198, 51, 100, 7]);
+        let [cell] = ControlMessage::Knocked(true).to_cells().try_into().unwrap();
+        assert_eq!(cell.body()[..7], [6, 0, 0, 0, 1, 1, 0]);
+    }
+
+    #[test]
+    fn a_knock_names_an_address_and_its_answer_is_yes_or_no() {
+        let unlisted = ControlMessage::Knock(Contact::unlisted(NodeId::from_bytes([3; 32])));
+        let [mut answer] = ControlMessage::Knocked(true).to_cells().try_into().unwrap();
+        answer.body_mut()[5] = 2;
+        for (cell, field) in [(&unlisted.to_cells()[0], "address"), (&answer, "flag")] {
+            let malformed = BadControl::Malformed(Malformed::Field(field));
+            assert_eq!(Reassembler::new().push(cell), Err(malformed));
+        }
     }
 
     #[test]
@@ -357,7 +418,9 @@ mod tests {
 
     #[test]
     fn a_length_that_the_kind_never_has_is_refused_at_the_first_fragment() {
-        for (kind, length) in [(1, 5 + ARRAY as u32 + 1), (3, 1), (4, 0), (4, u32::MAX)] {
+        for (kind, length) in
+            [(1, 5 + ARRAY as u32 + 1), (3, 1), (4, 0), (4, u32::MAX), (5, 115), (5, 117), (6, 0), (6, 2)]
+        {
             let mut body = vec![kind];
             body.extend(u32::to_be_bytes(length));
             assert_eq!(Reassembler::new().push(&control_cell(0, &body)), Err(BadControl::WrongLength));
@@ -395,8 +458,8 @@ mod tests {
 
         #[test]
         fn garbage_never_panics(
-            kind in 0u8..6,
-            length in prop_oneof![0u32..40, Just(5 + ARRAY as u32), any::<u32>()],
+            kind in 0u8..8,
+            length in prop_oneof![0u32..40, Just(116), Just(5 + ARRAY as u32), any::<u32>()],
             content in prop::collection::vec(any::<u8>(), 0..40),
         ) {
             let mut body = vec![kind];

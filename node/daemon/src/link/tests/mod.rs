@@ -1,6 +1,7 @@
 //! Nodes on loopback: their links, and everybody who is none.
 
 mod door;
+mod knocks;
 mod links;
 mod relay;
 mod speed;
