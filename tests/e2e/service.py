@@ -2,12 +2,11 @@
 
 import json
 import re
-import shutil
 import signal
 import socket
 import time
 
-from harness import Skip, build, test
+from harness import build, test
 from harness.children import wait_for
 from harness.phantom import READY, Demo, Node, complete_json, free_port, world
 
@@ -44,18 +43,6 @@ def the_ready_file_is_there_while_programs_can_come_in(t):
     assert limits["Max core file size"] == "0", limits
     node.send_signal(signal.SIGINT)
     assert node.wait(20) == 0 and not place.exists()
-
-
-@test(bound=60)
-def the_unit_for_systemd_is_sound(t):
-    if shutil.which("systemd-analyze") is None:
-        raise Skip("systemd-analyze is not installed")
-    unit = (build.ROOT / "examples" / "phantom.service").read_text()
-    copy = t.folder / "phantom.service"
-    copy.write_text(unit.replace("/usr/local/bin/phantom ", f"{build.phantom()} "))
-    done = t.children.run("systemd-analyze", "verify", "--man=no", copy)
-    complaints = [line for line in (done.stdout + done.stderr).splitlines() if "phantom" in line]
-    assert not complaints, complaints
 
 
 @test(bound=200)

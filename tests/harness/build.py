@@ -46,5 +46,9 @@ def phantom():
     return binary("phantom")
 
 
+def attempts():
+    return binary("attempts")
+
+
 def loadgen():
     return binary("loadgen")

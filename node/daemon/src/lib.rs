@@ -2,6 +2,7 @@
 
 pub mod cli;
 pub mod clock;
+pub mod confinement;
 pub mod daemon;
 pub mod demo;
 pub mod doors;

@@ -23,7 +23,10 @@ use super::{
     host::{self, Target},
     logs, number,
 };
-use crate::doors::{AccessList, HostRequest};
+use crate::{
+    confinement::Extent,
+    doors::{AccessList, HostRequest},
+};
 
 /// No configuration is longer, in bytes.
 const LONGEST: u64 = 1 << 20;
@@ -48,6 +51,10 @@ pub(super) struct Configuration {
     pub(super) hops: Option<u8>,
     #[serde(deserialize_with = "path")]
     pub(super) ready_file: Option<PathBuf>,
+    #[serde(deserialize_with = "user")]
+    pub(super) user: Option<String>,
+    #[serde(deserialize_with = "confinement")]
+    pub(super) confinement: Option<Extent>,
     #[serde(deserialize_with = "log")]
     pub(super) log: Option<String>,
     pub(super) extended_errors: bool,
@@ -127,7 +134,7 @@ pub(super) enum ConfigurationError {
 impl Configuration {
     /// The file that `--config` names, or the one at the usual place if there is one; and where it was.
     pub(super) fn find(named: Option<&Path>) -> Result<(Configuration, Option<PathBuf>), ConfigurationError> {
-        let Some(file) = named.map(Path::to_owned).or_else(usual_place) else {
+        let Some(file) = Configuration::place(named) else {
             return Ok(Default::default());
         };
         match Configuration::read(&file) {
@@ -138,6 +145,11 @@ impl Configuration {
             }
             read => Ok((read?, Some(file))),
         }
+    }
+
+    /// Where [`Configuration::find`] looks.
+    pub(super) fn place(named: Option<&Path>) -> Option<PathBuf> {
+        named.map(Path::to_owned).or_else(usual_place)
     }
 
     /// Reads a file.
@@ -175,6 +187,8 @@ impl Configuration {
             hops,
             ready_file,
             extended_errors,
+            user,
+            confinement,
             log: _,
             host: _,
             visit: _,
@@ -189,6 +203,8 @@ impl Configuration {
             ("hops", *hops != other.hops),
             ("ready-file", *ready_file != other.ready_file),
             ("extended-errors", *extended_errors != other.extended_errors),
+            ("user", *user != other.user),
+            ("confinement", *confinement != other.confinement),
         ];
         keys.into_iter().filter(|(_, differs)| *differs).map(|(key, _)| key).collect()
     }
@@ -333,6 +349,22 @@ fn path<'de, D: Deserializer<'de>>(value: D) -> Result<Option<PathBuf>, D::Error
     read(value, absolute).map(Some)
 }
 
+fn user<'de, D: Deserializer<'de>>(value: D) -> Result<Option<String>, D::Error> {
+    read(value, |text| {
+        Some(text.to_owned()).filter(|text| !text.is_empty()).ok_or("it is the name of a user")
+    })
+    .map(Some)
+}
+
+fn confinement<'de, D: Deserializer<'de>>(value: D) -> Result<Option<Extent>, D::Error> {
+    match Value::deserialize(value)? {
+        Value::Boolean(true) => Ok(Some(Extent::Usual)),
+        Value::Boolean(false) => Ok(Some(Extent::Off)),
+        Value::String(text) if text == "required" => Ok(Some(Extent::Required)),
+        _ => Err(D::Error::custom("it is true, false or \"required\"")),
+    }
+}
+
 fn log<'de, D: Deserializer<'de>>(value: D) -> Result<Option<String>, D::Error> {
     read(value, |text| logs::filter(text).map(|_| Some(text.to_owned())))
 }
@@ -404,6 +436,8 @@ mod tests {
             state,
             hops,
             ready_file,
+            user,
+            confinement,
             log,
             extended_errors,
             host,
@@ -416,10 +450,12 @@ mod tests {
                 && dns.is_some()
                 && state.is_some()
                 && ready_file.is_some()
+                && user.is_some()
                 && log.is_some()
                 && extended_errors
         );
         assert_eq!((socks, hops.map(usize::from)), (Some(SOCKS), Some(DEFAULT_HOPS)), "defaults");
+        assert_eq!(confinement, Some(Extent::Usual), "default");
         assert_eq!((host.len(), visit.len()), (1, 1));
     }
 
@@ -432,7 +468,9 @@ mod tests {
             if option == "config" {
                 continue;
             }
-            assert!(in_full.lines().any(|line| line.starts_with(&format!("{option} = "))), "{option}");
+            // A switch that takes something away is a key that is false.
+            let key = option.strip_prefix("no-").unwrap_or(option);
+            assert!(in_full.lines().any(|line| line.starts_with(&format!("{key} = "))), "{option}");
         }
         for key in ["port = ", "to = ", "udp = ", "as = ", "proxy-protocol = ", "allow = "] {
             assert!(in_full.lines().any(|line| line.starts_with(key)), "{key}");
@@ -458,6 +496,8 @@ mod tests {
             ("socks = 127.0.0.1:9070", "1: invalid float"),
             ("socks = here", "1: string values must be quoted"),
             ("hops = 1\nhops = 2", "2: duplicate key"),
+            ("confinement = \"yes\"", "1: confinement: it is true, false or \"required\""),
+            ("user = \"\"", "1: user: it is the name of a user"),
             ("log = \"loud\"", "1: log: it looks like debug, or phantom_node=debug"),
             ("[[host]]\nto = 1", "1: missing key `port`"),
             ("[[host]]\nport = 80\nat = 1", "3: unknown key `at`, expected one of `port`, `to`, `udp`, `as`"),
@@ -504,8 +544,19 @@ mod tests {
     #[test]
     fn what_a_running_node_cannot_follow_is_named() {
         let (empty, full) = (Configuration::default(), parse(&example_in_full()).unwrap());
-        let all =
-            ["join", "listen", "relay", "socks", "dns", "state", "hops", "ready-file", "extended-errors"];
+        let all = [
+            "join",
+            "listen",
+            "relay",
+            "socks",
+            "dns",
+            "state",
+            "hops",
+            "ready-file",
+            "extended-errors",
+            "user",
+            "confinement",
+        ];
         assert_eq!(empty.differences(&full), all);
         assert!(full.differences(&full).is_empty());
     }

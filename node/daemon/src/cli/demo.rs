@@ -1,19 +1,26 @@
 //! `phantom demo`: a whole network in one process, and a page to fetch through it.
 
-use std::{net::SocketAddr, path::PathBuf};
+use std::{
+    net::{SocketAddr, TcpListener},
+    path::PathBuf,
+};
 
 use phantom_protocol::limits::DEFAULT_HOPS;
 use serde::Serialize;
 
 use super::{
-    HOPS, Usage, end_point, number,
+    HOPS, Usage, confined, end_point, number,
     progress::Progress,
-    ready_file::ReadyFile,
+    ready_file::{ReadyFile, Unfinished},
     running::{Asked, SOCKS, end, open, raise_limits},
 };
 use crate::{
+    confinement::{Extent, Files, Report},
     demo::{Demo, fewest_nodes},
-    doors::{BindError, Doors, bind_sockets, bind_socks, local_socket::demo_places},
+    doors::{
+        BindError, Doors, bind_sockets, bind_socks,
+        local_socket::{demo_places, make_folders},
+    },
 };
 
 /// Start a whole network on this machine and a page to fetch through it
@@ -39,6 +46,19 @@ pub(super) struct Args {
     /// A file that is written when everything stands: JSON with socks, site, pid, hops, invitation, nodes
     #[arg(long, value_name = "FILE")]
     ready_file: Option<PathBuf>,
+    /// Keep the files, system calls and rights that the demonstration would give up; for debugging
+    #[arg(long)]
+    no_confinement: bool,
+}
+
+/// A demonstration that has its port and nothing that it does not need.
+pub(super) struct Prepared {
+    nodes: usize,
+    hops: usize,
+    socks: TcpListener,
+    ready_file: ReadyFile,
+    unfinished: Unfinished,
+    confinement: Report,
 }
 
 #[derive(Serialize)]
@@ -51,7 +71,7 @@ struct Ready<'a> {
     nodes: &'a [SocketAddr],
 }
 
-pub(super) async fn run(args: Args) -> anyhow::Result<()> {
+pub(super) fn prepare(args: Args) -> anyhow::Result<Prepared> {
     let (nodes, hops) = (usize::from(args.nodes), usize::from(args.hops));
     let fewest = fewest_nodes(hops);
     if nodes < fewest {
@@ -61,16 +81,31 @@ pub(super) async fn run(args: Args) -> anyhow::Result<()> {
         .into());
     }
     raise_limits();
-    let socks = bind_socks(args.socks).await?;
+    let socks = bind_socks(args.socks)?;
     let ready_file = ReadyFile::at(args.ready_file.as_deref())?;
-    let mut asked = Asked::new()?;
-    let mut progress = Progress::new();
-    let started = tokio::select! {
-        demo = Demo::start(nodes, hops, |what| progress.say(what)) => demo?,
-        () = asked.until_end() => return Ok(()),
-    };
-    drop(progress);
-    let sockets = bind_sockets(&demo_places()).await.unwrap_or_else(|error| {
+    let unfinished = ready_file.begin()?;
+    let mut files = Files::default();
+    for folder in make_folders(&demo_places()) {
+        files = files.own(&folder);
+    }
+    if let Some(place) = ready_file.place() {
+        files = files.comes_and_goes(place);
+    }
+    let confinement = confined(&files, if args.no_confinement { Extent::Off } else { Extent::Usual })?;
+    Ok(Prepared { nodes, hops, socks, ready_file, unfinished, confinement })
+}
+
+impl Prepared {
+    pub(super) async fn run(self) -> anyhow::Result<()> {
+        let Prepared { nodes, hops, socks, ready_file, unfinished, confinement } = self;
+        let mut asked = Asked::new()?;
+        let mut progress = Progress::new();
+        let started = tokio::select! {
+            demo = Demo::start(nodes, hops, |what| progress.say(what)) => demo?,
+            () = asked.until_end() => return Ok(()),
+        };
+        drop(progress);
+        let sockets = bind_sockets(&demo_places()).await.unwrap_or_else(|error| {
         match error {
             BindError::Taken(place) => eprintln!(
                 "Another node answers at {}: `phantom status` and `phantom host` speak to that one, not to this demo. End \
@@ -81,16 +116,21 @@ pub(super) async fn run(args: Args) -> anyhow::Result<()> {
         }
         Vec::new()
     });
-    let address = socks.local_addr()?;
-    let doors = open(&started.client, Doors { socks: Some(socks), sockets, ..Doors::default() });
-    print(&started, address, hops).await;
-    let (site, invitation) = (started.url.as_str(), started.invitation.as_str());
-    let pid = std::process::id();
-    ready_file.write(&Ready { socks: address, site, pid, hops, invitation, nodes: &started.addresses })?;
-    asked.until_end().await;
-    doors.abort();
-    end(&started.nodes, &mut asked).await;
-    ready_file.remove()
+        let address = socks.local_addr()?;
+        let doors =
+            open(&started.client, Doors { socks: Some(socks), sockets, ..Doors::default() }, confinement);
+        print(&started, address, hops).await;
+        let (site, invitation) = (started.url.as_str(), started.invitation.as_str());
+        let pid = std::process::id();
+        ready_file.write(
+            unfinished,
+            &Ready { socks: address, site, pid, hops, invitation, nodes: &started.addresses },
+        )?;
+        asked.until_end().await;
+        doors.abort();
+        end(&started.nodes, &mut asked).await;
+        ready_file.remove()
+    }
 }
 
 async fn print(demo: &Demo, socks: SocketAddr, hops: usize) {

@@ -29,12 +29,16 @@ mod up;
 mod visit;
 
 use std::{
-    fmt::Display, net::SocketAddr, ops::RangeInclusive, path::PathBuf, process::ExitCode, str::FromStr,
+    fmt::Display, net::SocketAddr, num::NonZero, ops::RangeInclusive, path::PathBuf, process::ExitCode,
+    str::FromStr, thread::available_parallelism,
 };
 
 use clap::{Parser, Subcommand};
 
-use crate::doors::PortError;
+use crate::{
+    confinement::{Extent, Files, Report, confine},
+    doors::PortError,
+};
 use logs::Logs;
 use say::say;
 
@@ -60,7 +64,7 @@ PHANTOM_LOG=debug shows what happens inside.";
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    Up(up::Args),
+    Up(Box<up::Args>),
     Host(host::Args),
     Unhost(unhost::Args),
     Visit(visit::Args),
@@ -139,17 +143,7 @@ where
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
     let logs = Logs::begin();
-    let result = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()
-        .map_err(anyhow::Error::from)
-        .and_then(|runtime| {
-            let result = runtime.block_on(run(cli.command, &logs));
-            // A hash that is still being computed must not hold up the end.
-            runtime.shutdown_background();
-            result
-        });
-    match result {
+    match run(cli.command, &logs) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("phantom: {error:#}");
@@ -158,22 +152,51 @@ pub fn main() -> ExitCode {
     }
 }
 
-async fn run(command: Command, logs: &Logs) -> anyhow::Result<()> {
+fn run(command: Command, logs: &Logs) -> anyhow::Result<()> {
+    let threads = Threads::known();
     match command {
-        Command::Up(args) => up::run(args, logs).await,
-        Command::Host(args) => host::run(args).await,
-        Command::Unhost(args) => unhost::run(args).await,
-        Command::Visit(args) => visit::run(args).await,
-        Command::Status(args) => status::run(args).await,
-        Command::Demo(args) => demo::run(args).await,
-        Command::Peers(args) => peers::run(args).await,
-        Command::Lookup(args) => lookup::run(args).await,
-        Command::Ping(args) => ping::run(args).await,
-        Command::NewIdentity(args) => new_identity::run(args).await,
-        Command::Identity(args) => identity::run(args).await,
-        Command::Doctor(args) => doctor::run(args).await,
+        // What a node gives up it gives up before there are threads.
+        Command::Up(args) => threads.run(up::prepare(*args, logs)?.run()),
+        Command::Demo(args) => threads.run(demo::prepare(args)?.run()),
+        Command::Host(args) => threads.run(host::run(args)),
+        Command::Unhost(args) => threads.run(unhost::run(args)),
+        Command::Visit(args) => threads.run(visit::run(args)),
+        Command::Status(args) => threads.run(status::run(args)),
+        Command::Peers(args) => threads.run(peers::run(args)),
+        Command::Lookup(args) => threads.run(lookup::run(args)),
+        Command::Ping(args) => threads.run(ping::run(args)),
+        Command::NewIdentity(args) => threads.run(new_identity::run(args)),
+        Command::Identity(args) => threads.run(identity::run(args)),
+        Command::Doctor(args) => threads.run(doctor::run(args)),
         Command::Completions(args) => completions::run(&args),
         Command::Man(args) => man::run(&args),
+    }
+}
+
+/// Gives up what a node does not need, and tells the user what could not be.
+fn confined(files: &Files, extent: Extent) -> anyhow::Result<Report> {
+    let report = confine(files, extent)?;
+    if !report.missing.is_empty() {
+        eprintln!("Not everything that a node does not need could be given up: {report}.");
+    }
+    Ok(report)
+}
+
+/// How many threads work at once: one on each core that we are given. The files that say so may be closed later.
+struct Threads(usize);
+
+impl Threads {
+    fn known() -> Threads {
+        Threads(available_parallelism().map_or(1, NonZero::get))
+    }
+
+    fn run(&self, work: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
+        let runtime =
+            tokio::runtime::Builder::new_multi_thread().worker_threads(self.0).enable_all().build()?;
+        let result = runtime.block_on(work);
+        // A hash that is still being computed must not hold up the end.
+        runtime.shutdown_background();
+        result
     }
 }
 
@@ -242,13 +265,11 @@ mod tests {
         }
     }
 
-    #[tokio::test]
-    async fn a_port_for_other_machines_is_wrong_usage_and_a_taken_one_is_not() {
-        let refused = |address: SocketAddr| async move {
-            anyhow::Error::from(crate::doors::bind_socks(address).await.unwrap_err())
-        };
-        assert!(is_usage(&refused("203.0.113.7:1".parse().unwrap()).await));
+    #[test]
+    fn a_port_for_other_machines_is_wrong_usage_and_a_taken_one_is_not() {
+        let refused = |address| anyhow::Error::from(crate::doors::bind_socks(address).unwrap_err());
+        assert!(is_usage(&refused("203.0.113.7:1".parse().unwrap())));
         let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        assert!(!is_usage(&refused(taken.local_addr().unwrap()).await));
+        assert!(!is_usage(&refused(taken.local_addr().unwrap())));
     }
 }

@@ -1,8 +1,11 @@
 //! SIGHUP: the configuration is read again. Services and the log follow it at once; what else has changed is named.
 
-use std::path::PathBuf;
+use std::{io::ErrorKind, path::PathBuf};
 
-use super::{configuration::Configuration, logs::Logs};
+use super::{
+    configuration::{Configuration, ConfigurationError},
+    logs::Logs,
+};
 use crate::daemon::Daemon;
 
 /// What a running node was told by its configuration.
@@ -21,7 +24,10 @@ impl Reload<'_> {
         let new = match Configuration::find(self.file.as_deref()) {
             Ok((new, _)) => new,
             Err(error) => {
-                eprintln!("The configuration was read again, and nothing was changed. {error}");
+                eprintln!(
+                    "The configuration was read again, and nothing was changed. {error}{}",
+                    hint(&error)
+                );
                 return;
             }
         };
@@ -41,5 +47,16 @@ impl Reload<'_> {
                 waiting.join(", ")
             );
         }
+    }
+}
+
+/// The confinement of the node is the last that a user thinks of.
+fn hint(error: &ConfigurationError) -> &'static str {
+    match error {
+        ConfigurationError::Unreadable(_, error) if error.kind() == ErrorKind::PermissionDenied => {
+            ". If another file was put in its place: a confined node can read that only in a folder of its own, with no \
+             further folder in it"
+        }
+        _ => "",
     }
 }

@@ -14,6 +14,7 @@ use tokio::{
 };
 
 use crate::{
+    confinement::Report,
     daemon::Daemon,
     doors::{Doors, RunningNode},
 };
@@ -22,11 +23,12 @@ use crate::{
 pub(super) const SOCKS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9070);
 
 /// Serves the doors of a node until what is returned is aborted, or the runtime ends.
-pub(super) fn open(daemon: &Daemon, doors: Doors) -> JoinHandle<()> {
+pub(super) fn open(daemon: &Daemon, doors: Doors, confinement: Report) -> JoinHandle<()> {
     let socks: Option<SocketAddr> = doors.socks.as_ref().and_then(|listener| listener.local_addr().ok());
     let dns = doors.dns.as_ref().and_then(|port| port.address().ok());
     let names = doors.names.clone();
-    tokio::spawn(doors.serve(Arc::new(RunningNode::new(daemon.clone(), socks, dns, names))))
+    let node = RunningNode::new(daemon.clone(), socks, dns, names, confinement);
+    tokio::spawn(doors.serve(Arc::new(node)))
 }
 
 /// What a signal asks for.

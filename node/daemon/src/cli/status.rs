@@ -82,6 +82,7 @@ fn write_into(text: &mut String, status: &Status) -> std::fmt::Result {
         status.version,
         time(status.uptime_seconds)
     )?;
+    writeln!(text, "confined  {}", status.confinement)?;
     writeln!(text, "listens   {}", or_none(status.listen))?;
     let why = status.relaying_why.as_ref().map_or(String::new(), |why| format!(": {why}"));
     writeln!(text, "relaying  {}{why}", status.relaying)?;
@@ -176,6 +177,7 @@ mod tests {
             "version",
             "node",
             "state",
+            "confinement",
             "listen",
             "socks",
             "dns",

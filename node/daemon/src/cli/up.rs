@@ -2,33 +2,40 @@
 
 use std::{
     convert::Infallible,
+    fs,
+    io::ErrorKind,
     net::{IpAddr, Ipv4Addr, SocketAddr},
+    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
-use anyhow::Context;
+use anyhow::{Context, bail};
+use nix::unistd::geteuid;
 use phantom_protocol::{limits::DEFAULT_HOPS, network::Network, node::Relay, wire::invitation::Invitation};
 use serde::Serialize;
 
 use super::{
     HOPS, Usage,
     configuration::Configuration,
-    end_point, giving,
+    confined, end_point, giving,
     logs::Logs,
     number,
-    ready_file::ReadyFile,
+    ready_file::{ReadyFile, Unfinished},
     reload::Reload,
     running::{Asked, SOCKS, Wish, end, keep_memory_private, open, raise_limits},
     service_manager::ServiceManager,
 };
 use crate::{
+    confinement::{Extent, Files, Layer, Report, User},
     daemon::{Config, Daemon},
     demo::local_network,
     doors::{
         DnsPort, Doors, LocalSocket, NodeHandle as _, Service, bind_sockets, bind_socks,
-        local_socket::node_places,
+        local_socket::{make_folders, node_places},
     },
+    link::open_port,
     store,
 };
 
@@ -80,6 +87,12 @@ pub(super) struct Args {
     /// not know them
     #[arg(long)]
     extended_errors: bool,
+    /// The user that the node becomes once its ports are open, if root starts it; the state folder must be that user's
+    #[arg(long, value_name = "NAME")]
+    user: Option<String>,
+    /// Keep the files, system calls and rights that the node would give up; for debugging
+    #[arg(long)]
+    no_confinement: bool,
     /// A file with these options, and services [default: ~/.config/phantom/phantom.toml, if it is there]
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
@@ -98,18 +111,28 @@ impl Args {
             hops: self.hops.or(file.hops),
             ready_file: self.ready_file.or_else(|| file.ready_file.clone()),
             extended_errors: self.extended_errors || file.extended_errors,
+            user: self.user.or_else(|| file.user.clone()),
+            no_confinement: self.no_confinement,
             config: self.config,
         }
     }
 }
 
-/// A node that runs, with the doors that programs will come in by.
-struct Started {
-    daemon: Daemon,
+/// A node that has its ports, and nothing left that it does not need.
+pub(super) struct Prepared<'a> {
+    logs: &'a Logs,
+    manager: ServiceManager,
+    /// What `--config` names.
+    named: Option<PathBuf>,
+    file: Configuration,
+    found_at: Option<PathBuf>,
+    config: Config,
+    state: PathBuf,
+    alone: bool,
     doors: Doors,
-    facts: Facts,
-    /// Whether commands find it without being told where it is.
-    is_default: bool,
+    ready_file: ReadyFile,
+    unfinished: Unfinished,
+    confinement: Report,
 }
 
 /// What the ready file holds.
@@ -124,64 +147,132 @@ struct Facts {
     invitation: Option<String>,
 }
 
-pub(super) async fn run(args: Args, logs: &Logs) -> anyhow::Result<()> {
+/// Does what needs the rights that the node is started with, and gives them up. What can be wrong comes first here, and what
+/// costs time comes later.
+pub(super) fn prepare(args: Args, logs: &Logs) -> anyhow::Result<Prepared<'_>> {
     raise_limits();
-    keep_memory_private().context("This process cannot be kept from leaving its keys in a core dump")?;
     let manager = ServiceManager::of_environment();
     let (file, found_at) = Configuration::find(args.config.as_deref())?;
     logs.configure(file.log.as_deref());
+    let extent = if args.no_confinement { Extent::Off } else { file.confinement.unwrap_or_default() };
     let args = args.with(&file);
     let ready_file = ReadyFile::at(args.ready_file.as_deref())?;
-    let Started { daemon, doors, facts, is_default } = start(&args).await?;
-    greet(&facts, found_at.as_deref(), is_default);
-    daemon.declare_visits(&file.visits()).await?;
-    daemon.declare(&file.services()).await?;
-    for Service { hosted, .. } in daemon.status().await.services {
-        println!("hosting   {hosted}");
+    let user = args.user.as_deref().map(User::find).transpose()?.filter(|user| user.uid != geteuid());
+    let state = state_folder(&args, user.as_ref())?;
+
+    let doors = Doors {
+        socks: Some(bind_socks(args.socks.unwrap_or(SOCKS))?),
+        dns: args.dns.map(DnsPort::bind).transpose()?,
+        extended_errors: args.extended_errors,
+        ..Doors::default()
+    };
+    let mut config = config(&args, state.clone())?;
+    config.opened = config.listen.map(open_port).transpose()?.map(Arc::new);
+    if let Some(user) = user {
+        user.enter()?;
     }
-    let alone = args.join.is_none();
-    invite(facts.invitation.as_deref(), alone);
-    let mut asked = Asked::new()?.or_hung_up()?;
-    let doors = open(&daemon, doors);
-    ready_file.write(&facts)?;
-    manager.ready();
-    let reload = Reload { daemon: &daemon, logs, file: args.config, started_with: &file };
-    tokio::select! {
-        () = reload_until_end(&mut asked, &reload) => {}
-        never = tell_news(&daemon, alone) => match never {},
-    }
-    manager.stopping();
-    doors.abort();
-    end(std::slice::from_ref(&daemon), &mut asked).await;
-    ready_file.remove()
+    keep_memory_private().context("This process cannot be kept from leaving its keys in a core dump")?;
+    store::make_folder(&state)?;
+    let unfinished = ready_file.begin()?;
+    let configuration = Configuration::place(args.config.as_deref());
+    let confinement = confined(&files(&state, configuration.as_deref(), &ready_file), extent)?;
+    let (named, alone) = (args.config, args.join.is_none());
+    Ok(Prepared {
+        logs,
+        manager,
+        named,
+        file,
+        found_at,
+        config,
+        state,
+        alone,
+        doors,
+        ready_file,
+        unfinished,
+        confinement,
+    })
 }
 
-/// What can be wrong here comes first, and what costs time last.
-async fn start(args: &Args) -> anyhow::Result<Started> {
-    let socks = bind_socks(args.socks.unwrap_or(SOCKS)).await?;
-    let dns = match args.dns {
-        Some(address) => Some(DnsPort::bind(address).await?),
-        None => None,
+impl Prepared<'_> {
+    pub(super) async fn run(self) -> anyhow::Result<()> {
+        let mut doors = self.doors;
+        let daemon = Daemon::start(self.config).await?;
+        doors.sockets = bind_sockets(&node_places(&self.state)).await?;
+        let is_default = doors.sockets.iter().any(LocalSocket::is_default);
+        let facts = Facts {
+            node: daemon.id().to_string(),
+            socks: doors.socks.as_ref().context("no proxy port is open")?.local_addr()?,
+            dns: doors.dns.as_ref().map(DnsPort::address).transpose()?,
+            listen: daemon.listening(),
+            state: self.state,
+            pid: std::process::id(),
+            invitation: daemon.invitation().map(|invitation| invitation.to_string()),
+        };
+        greet(&facts, self.found_at.as_deref(), is_default);
+        if geteuid().is_root() && self.confinement.enforced.contains(&Layer::Privileges) {
+            println!(
+                "user      root, though without root's rights: --user NAME gives the node a user of its own"
+            );
+        }
+        daemon.declare_visits(&self.file.visits()).await?;
+        daemon.declare(&self.file.services()).await?;
+        for Service { hosted, .. } in daemon.status().await.services {
+            println!("hosting   {hosted}");
+        }
+        invite(facts.invitation.as_deref(), self.alone);
+        let mut asked = Asked::new()?.or_hung_up()?;
+        let doors = open(&daemon, doors, self.confinement);
+        self.ready_file.write(self.unfinished, &facts)?;
+        self.manager.ready();
+        let reload = Reload { daemon: &daemon, logs: self.logs, file: self.named, started_with: &self.file };
+        tokio::select! {
+            () = reload_until_end(&mut asked, &reload) => {}
+            never = tell_news(&daemon, self.alone) => match never {},
+        }
+        self.manager.stopping();
+        doors.abort();
+        end(std::slice::from_ref(&daemon), &mut asked).await;
+        self.ready_file.remove()
+    }
+}
+
+fn state_folder(args: &Args, user: Option<&User>) -> anyhow::Result<PathBuf> {
+    let state = match (&args.state, user) {
+        (Some(state), _) => std::path::absolute(state).context("The current folder is gone")?,
+        (None, None) => store::default_folder()?,
+        (None, Some(User { name, .. })) => {
+            return Err(Usage(format!("--user {name} needs a folder of that user, too: --state DIR")).into());
+        }
     };
-    let state = match &args.state {
-        Some(state) => std::path::absolute(state).context("The current folder is gone")?,
-        None => store::default_folder()?,
-    };
-    let daemon = Daemon::start(config(args, state.clone())?).await?;
-    let sockets = bind_sockets(&node_places(&state)).await?;
-    let is_default = sockets.iter().any(LocalSocket::is_default);
-    let facts = Facts {
-        node: daemon.id().to_string(),
-        socks: socks.local_addr()?,
-        dns: dns.as_ref().map(DnsPort::address).transpose()?,
-        listen: daemon.listening(),
-        state,
-        pid: std::process::id(),
-        invitation: daemon.invitation().map(|invitation| invitation.to_string()),
-    };
-    let extended_errors = args.extended_errors;
-    let doors = Doors { socks: Some(socks), dns, sockets, extended_errors, ..Doors::default() };
-    Ok(Started { daemon, doors, facts, is_default })
+    let Some(User { name, uid, .. }) = user else { return Ok(state) };
+    let shown = state.display();
+    match fs::metadata(&state) {
+        Ok(found) if found.uid() == uid.as_raw() => Ok(state),
+        Ok(_) => bail!(
+            "{shown} does not belong to {name}, as whom the node is to run: sudo chown -R {name}: '{shown}'"
+        ),
+        Err(error) if error.kind() == ErrorKind::NotFound => {
+            bail!(
+                "{shown} is not there, and {name} might not be able to make it: sudo install -d -o {name} -m 700 '{shown}'"
+            )
+        }
+        Err(error) => Err(error).with_context(|| format!("{shown} cannot be used")),
+    }
+}
+
+/// All that the node opens, makes or removes from now on. Who looks up names of the Internet reads the last two.
+fn files(state: &Path, configuration: Option<&Path>, ready_file: &ReadyFile) -> Files {
+    let mut files = Files::default().own(state);
+    for folder in make_folders(&node_places(state)) {
+        files = files.own(&folder);
+    }
+    if let Some(place) = ready_file.place() {
+        files = files.comes_and_goes(place);
+    }
+    if let Some(file) = configuration {
+        files = files.read_replaced(file);
+    }
+    files.read(Path::new("/etc/resolv.conf")).read(Path::new("/etc/hosts"))
 }
 
 async fn reload_until_end(asked: &mut Asked, reload: &Reload<'_>) {
@@ -246,6 +337,11 @@ fn greet(facts: &Facts, configuration: Option<&Path>, is_default: bool) {
         println!("dns       {dns}   (dig @{} -p {} NAME.ap AAAA)", dns.ip(), dns.port());
     }
     println!("state     {}", state.display());
+    if geteuid().is_root() {
+        println!(
+            "user      root, though without root's rights: --user NAME gives the node a user of its own"
+        );
+    }
     if let Some(file) = configuration {
         println!("config    {}", file.display());
     }

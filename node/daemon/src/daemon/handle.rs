@@ -7,6 +7,7 @@ use phantom_proxy::Connection;
 
 use super::{Command, Daemon, DriverStatus, hosting::hosted, lock, relaying};
 use crate::{
+    confinement::Report,
     doors::{self, HostRequest, Hosted, Link, NodeHandle, Service, Status},
     link::LinkStats,
     session::{Deliver, Flow, Group, SessionStream},
@@ -61,6 +62,7 @@ impl NodeHandle for Daemon {
             uptime_seconds: clock.moment().since(self.0.started).as_secs(),
             state: self.config().state.clone(),
             listen: self.listening(),
+            confinement: Report::default(),
             socks: None,
             dns: None,
             invitation: self.invitation().map(|invitation| invitation.to_string()),

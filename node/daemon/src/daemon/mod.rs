@@ -13,7 +13,7 @@ mod tunnels;
 mod visiting;
 
 use std::{
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, SocketAddr, TcpListener},
     path::PathBuf,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
@@ -72,6 +72,8 @@ pub struct Config {
     pub listen: Option<SocketAddr>,
     /// Whether it serves in the paths of others, if it listens.
     pub relay: Relay,
+    /// The port of `listen`, if it was opened before, by [`open_port`](crate::link::open_port).
+    pub opened: Option<Arc<TcpListener>>,
     /// The address that it tells others, if that is not the one it listens on.
     pub advertise: Option<SocketAddr>,
     /// Which of this machine's addresses it dials from.
@@ -91,6 +93,7 @@ impl Config {
             friends: Vec::new(),
             listen: None,
             relay: Relay::default(),
+            opened: None,
             advertise: None,
             source: None,
             hops: DEFAULT_HOPS,
@@ -121,7 +124,7 @@ struct Inner {
 
 impl Daemon {
     /// Starts a node.
-    pub async fn start(config: Config) -> anyhow::Result<Daemon> {
+    pub async fn start(mut config: Config) -> anyhow::Result<Daemon> {
         if config.hops > MAX_HOPS {
             bail!(
                 "a path has 0 to {MAX_HOPS} relays, not {}. Choose a number in that range with --hops",
@@ -137,6 +140,7 @@ impl Daemon {
 
         let mut link_config = LinkConfig::new(Arc::clone(&secret), config.network.clone(), tls, clock);
         link_config.listen = config.listen;
+        link_config.opened = config.opened.take().map(|opened| opened.try_clone()).transpose()?;
         link_config.source = config.source;
         let (links, events) = Links::start(link_config, Arc::clone(&switch))?;
         let contact = own_contact(&config, links.listening(), secret.id(), tls_keys)?;

@@ -5,13 +5,12 @@
 
 use std::{
     io,
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, SocketAddr, TcpListener, UdpSocket},
     sync::Arc,
 };
 
 use phantom_protocol::address::ApName;
 use phantom_resolver::{Addresses, Lookup, NoAnswer};
-use tokio::net::{TcpListener, UdpSocket};
 
 use super::{LocalPort, Names, PortError, socks::DEFAULT_GROUP};
 
@@ -24,14 +23,16 @@ pub struct DnsPort {
 
 impl DnsPort {
     /// Opens both transports at an address of this machine.
-    pub async fn bind(address: SocketAddr) -> Result<DnsPort, PortError> {
+    pub fn bind(address: SocketAddr) -> Result<DnsPort, PortError> {
         let port = LocalPort::dns(address)?;
-        let opened = async {
-            let tcp = TcpListener::bind(address).await?;
-            let udp = UdpSocket::bind(tcp.local_addr()?).await?;
-            Ok::<_, io::Error>(DnsPort { udp, tcp })
+        let opened = || {
+            let tcp = TcpListener::bind(address)?;
+            let udp = UdpSocket::bind(tcp.local_addr()?)?;
+            tcp.set_nonblocking(true)?;
+            udp.set_nonblocking(true)?;
+            Ok(DnsPort { udp, tcp })
         };
-        opened.await.map_err(|error| port.failed(error))
+        opened().map_err(|error| port.failed(error))
     }
 
     /// Where it is.
@@ -41,7 +42,12 @@ impl DnsPort {
 
     /// Answers until the future is dropped.
     pub(crate) async fn serve(self, names: Arc<Names>) {
-        let ended = phantom_resolver::serve(self.udp, self.tcp, DnsDoor(names)).await;
+        let ended = async {
+            let udp = tokio::net::UdpSocket::from_std(self.udp)?;
+            let tcp = tokio::net::TcpListener::from_std(self.tcp)?;
+            phantom_resolver::serve(udp, tcp, DnsDoor(names)).await
+        };
+        let ended = ended.await;
         tracing::error!(
             "the DNS port is closed: {}",
             ended.err().map_or("it ended".into(), |why| why.to_string())
@@ -84,14 +90,14 @@ mod tests {
         assert_eq!(door.lookup("short.ap").await, Err(NoAnswer::NoSuchName));
     }
 
-    #[tokio::test]
-    async fn a_taken_or_public_port_is_a_sentence_that_says_what_to_do() {
-        let taken = DnsPort::bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
+    #[test]
+    fn a_taken_or_public_port_is_a_sentence_that_says_what_to_do() {
+        let taken = DnsPort::bind("127.0.0.1:0".parse().unwrap()).unwrap();
         let address = taken.address().unwrap();
-        let error = DnsPort::bind(address).await.unwrap_err().to_string();
+        let error = DnsPort::bind(address).unwrap_err().to_string();
         assert!(error.starts_with(&format!("The DNS port {address} is in use")), "{error}");
         assert!(error.contains(". Choose another one: --dns 127.0.0.1:"), "{error}");
-        let error = DnsPort::bind("0.0.0.0:0".parse().unwrap()).await.unwrap_err();
+        let error = DnsPort::bind("0.0.0.0:0".parse().unwrap()).unwrap_err();
         assert!(matches!(error, PortError::Public(_)), "{error}");
     }
 }

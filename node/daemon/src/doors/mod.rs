@@ -20,7 +20,7 @@ use std::{
     fmt,
     future::{Future, pending},
     io,
-    net::{Ipv6Addr, SocketAddr},
+    net::{Ipv6Addr, SocketAddr, TcpListener},
     path::PathBuf,
     sync::Arc,
     time::Duration,
@@ -30,7 +30,7 @@ use futures_util::future::join_all;
 use phantom_protocol::{address::ApName, identity::ApPublic};
 use phantom_proxy::{Config, Connection, Elsewhere, Pac, Proxy};
 use serde::{Deserialize, Serialize};
-use tokio::net::{TcpListener, TcpSocket};
+use socket2::{Domain, Socket, Type};
 
 pub use access::{AccessList, Visitor};
 pub use dns::DnsPort;
@@ -46,7 +46,7 @@ pub use visit::Visit;
 use crate::session::{Deliver, Protocol};
 
 /// Programs that have connected to the proxy port and were not looked at yet.
-const QUEUE: u32 = 1024;
+const QUEUE: i32 = 1024;
 
 /// A node, as far as its doors need it.
 pub trait NodeHandle: Send + Sync + 'static {
@@ -194,7 +194,8 @@ pub fn is_label(text: &str) -> bool {
     fits && text.bytes().all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-'))
 }
 
-/// The doors of one node, open but not yet served.
+/// The doors of one node, open but not yet served. Ports are open before there is a runtime: a right that opens them may be
+/// gone by then.
 #[derive(Debug, Default)]
 pub struct Doors {
     /// For programs.
@@ -224,8 +225,14 @@ impl Doors {
             match self.socks {
                 None => pending().await,
                 Some(listener) => {
-                    let Err(error) =
-                        proxy.serve(listener, Arc::new(SocksDoor::new(node.clone(), names.clone()))).await;
+                    let door = Arc::new(SocksDoor::new(node.clone(), names.clone()));
+                    let error = match tokio::net::TcpListener::from_std(listener) {
+                        Ok(listener) => {
+                            let Err(error) = proxy.serve(listener, door).await;
+                            error
+                        }
+                        Err(error) => error,
+                    };
                     tracing::error!("the proxy port is closed: {error}");
                 }
             }
@@ -242,7 +249,7 @@ fn proxy(extended_errors: bool) -> Proxy {
 }
 
 /// Opens a proxy port. It comes before anything costly, so that the user learns at once that it is taken.
-pub async fn bind_socks(address: SocketAddr) -> Result<TcpListener, PortError> {
+pub fn bind_socks(address: SocketAddr) -> Result<TcpListener, PortError> {
     let port = LocalPort::proxy(address)?;
     listen(address).map_err(|error| port.failed(error))
 }
@@ -250,10 +257,11 @@ pub async fn bind_socks(address: SocketAddr) -> Result<TcpListener, PortError> {
 /// A browser that starts, or a crawler, opens connections by the hundred: with the usual queue of 128 some would wait a
 /// second.
 fn listen(address: SocketAddr) -> io::Result<TcpListener> {
-    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
-    socket.set_reuseaddr(true)?;
-    socket.bind(address)?;
-    socket.listen(QUEUE)
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM.nonblocking().cloexec(), None)?;
+    socket.set_reuse_address(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(QUEUE)?;
+    Ok(socket.into())
 }
 
 /// Opens the local socket at those of `places` where no other node answers; the first must be free.
@@ -283,14 +291,14 @@ mod tests {
         }
     }
 
-    #[tokio::test]
-    async fn a_taken_or_public_proxy_port_is_a_sentence_that_says_what_to_do() {
-        let taken = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    #[test]
+    fn a_taken_or_public_proxy_port_is_a_sentence_that_says_what_to_do() {
+        let taken = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = taken.local_addr().unwrap();
-        let error = bind_socks(address).await.unwrap_err().to_string();
+        let error = bind_socks(address).unwrap_err().to_string();
         assert!(error.starts_with(&format!("The proxy port {address} is in use")), "{error}");
         assert!(error.contains(". Choose another one: --socks 127.0.0.1:"), "{error}");
-        let error = bind_socks("0.0.0.0:0".parse().unwrap()).await.unwrap_err();
+        let error = bind_socks("0.0.0.0:0".parse().unwrap()).unwrap_err();
         assert!(matches!(error, PortError::Public(_)), "{error}");
     }
 }

@@ -8,6 +8,7 @@ use tokio::time::timeout;
 
 use super::{CommandHandle, Ended, HostRequest, Hosted, LookedUp, Names, NodeHandle, Pinged, Status, Visit};
 use crate::{
+    confinement::Report,
     daemon::Daemon,
     session::{Deliver, Flow, Group, OpenError, Refusal, SessionStream},
 };
@@ -21,17 +22,19 @@ pub struct RunningNode {
     socks: Option<SocketAddr>,
     dns: Option<SocketAddr>,
     names: Arc<Names>,
+    confinement: Report,
 }
 
 impl RunningNode {
-    /// The node behind a proxy port and a DNS port, whose doors know these names.
+    /// The node behind a proxy port and a DNS port, whose doors know these names, in a process that has given up so much.
     pub fn new(
         daemon: Daemon,
         socks: Option<SocketAddr>,
         dns: Option<SocketAddr>,
         names: Arc<Names>,
+        confinement: Report,
     ) -> RunningNode {
-        RunningNode { daemon, socks, dns, names }
+        RunningNode { daemon, socks, dns, names, confinement }
     }
 }
 
@@ -64,7 +67,8 @@ impl NodeHandle for RunningNode {
     }
 
     async fn status(&self) -> Status {
-        Status { socks: self.socks, dns: self.dns, ..NodeHandle::status(&self.daemon).await }
+        let confinement = self.confinement.clone();
+        Status { socks: self.socks, dns: self.dns, confinement, ..NodeHandle::status(&self.daemon).await }
     }
 }
 

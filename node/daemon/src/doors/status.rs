@@ -5,6 +5,7 @@ use std::{net::SocketAddr, path::PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::{Hosted, Visit};
+use crate::confinement::Report;
 
 /// A node at one moment.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -16,6 +17,8 @@ pub struct Status {
     pub node: String,
     /// Since the node was started.
     pub uptime_seconds: u64,
+    /// What of the machine its process has given up.
+    pub confinement: Report,
     /// Its state folder, if it keeps anything.
     pub state: Option<PathBuf>,
     /// Where other nodes reach it.

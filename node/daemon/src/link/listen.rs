@@ -32,8 +32,8 @@ const BACKLOG: i32 = 1024;
 /// Pause when the system has no socket left.
 const EXHAUSTED: Duration = Duration::from_millis(100);
 
-/// Opens the listening socket. An IPv6 wildcard takes IPv4 too.
-pub(super) fn bind(address: SocketAddr) -> io::Result<TcpListener> {
+/// Opens the listening socket; needs no runtime. An IPv6 wildcard takes IPv4 too.
+pub(super) fn bind(address: SocketAddr) -> io::Result<std::net::TcpListener> {
     let socket = socket2::Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_nonblocking(true)?;
     socket.set_reuse_address(true)?;
@@ -42,7 +42,7 @@ pub(super) fn bind(address: SocketAddr) -> io::Result<TcpListener> {
     }
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
-    TcpListener::from_std(socket.into())
+    Ok(socket.into())
 }
 
 /// Takes connections until the node stops.

@@ -25,7 +25,7 @@ pub mod tls;
 
 use std::{
     io,
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, SocketAddr, TcpListener},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -78,6 +78,8 @@ pub struct LinkConfig {
     pub clock: Clock,
     /// Where to listen; `None` for a node that only dials.
     pub listen: Option<SocketAddr>,
+    /// The port of `listen`, if it was opened before, by [`open_port`].
+    pub opened: Option<TcpListener>,
     /// Which of this machine's addresses to dial from.
     pub source: Option<IpAddr>,
     /// Whether this node tells its neighbours from the start that it can be dialled.
@@ -105,6 +107,7 @@ impl LinkConfig {
             tls,
             clock,
             listen: None,
+            opened: None,
             source: None,
             listed: false,
             handshake_timeout: Duration::from_secs(10),
@@ -131,6 +134,11 @@ pub enum StartError {
     /// The certificate cannot be used.
     #[error(transparent)]
     Tls(#[from] TlsError),
+}
+
+/// Opens the port for other nodes before the node starts: the right that opens it may be gone by then. Needs no runtime.
+pub fn open_port(address: SocketAddr) -> Result<TcpListener, StartError> {
+    listen::bind(address).map_err(|error| StartError::Listen { address, error })
 }
 
 fn listen_hint(error: &io::Error) -> &'static str {
@@ -221,9 +229,10 @@ impl Links {
         let listener = match config.listen {
             None => None,
             Some(address) => {
-                let listen_error = |error| StartError::Listen { address, error };
-                let listener = listen::bind(address).map_err(listen_error)?;
-                let listening = listener.local_addr().map_err(listen_error)?;
+                let failed = |error| StartError::Listen { address, error };
+                let listener = config.opened.map_or_else(|| open_port(address), Ok)?;
+                let listening = listener.local_addr().map_err(failed)?;
+                let listener = tokio::net::TcpListener::from_std(listener).map_err(failed)?;
                 Some((listener, listening))
             }
         };

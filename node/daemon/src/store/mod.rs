@@ -159,7 +159,8 @@ fn exactly<const N: usize>(file: &Path, bytes: &[u8]) -> Result<Zeroizing<[u8; N
     bytes.map_err(|_| StoreError::Damaged { file: file.to_owned(), why: "it has a wrong length".into() })
 }
 
-fn make_folder(folder: &Path) -> Result<(), StoreError> {
+/// Makes a folder that is for its owner alone, or makes sure that it is.
+pub fn make_folder(folder: &Path) -> Result<(), StoreError> {
     let made = DirBuilder::new().recursive(true).mode(0o700).create(folder);
     made.map_err(|error| match error.kind() {
         ErrorKind::AlreadyExists => StoreError::NotAFolder { folder: folder.to_owned() },

@@ -119,7 +119,7 @@ mod tests {
 
     #[tokio::test]
     async fn the_nodes_own_dns_gives_the_right_answer() {
-        let port = DnsPort::bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
+        let port = DnsPort::bind("127.0.0.1:0".parse().unwrap()).unwrap();
         let address = port.address().unwrap();
         let serving = tokio::spawn(port.serve(Arc::default()));
         assert_eq!(ask_dns(address).await, Ok(()));

@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use super::{Ended, HostRequest, Hosted, LookedUp, Pinged, Status, Visit};
 
 pub use client::{ClientError, LocalClient};
-pub use place::{BindError, LocalSocket, client_places, demo_places, node_places};
+pub use place::{BindError, LocalSocket, client_places, demo_places, make_folders, node_places};
 
 /// The version of the protocol.
 pub const VERSION: u32 = 1;

@@ -42,6 +42,13 @@ pub fn client_places(state: Option<&Path>) -> Vec<PathBuf> {
     }
 }
 
+/// Makes the folders that a node's sockets lie in, and names those that are there. What is wrong with the others is said when
+/// the socket is made.
+pub fn make_folders(places: &[PathBuf]) -> Vec<PathBuf> {
+    let folders = places.iter().filter_map(|place| place.parent());
+    folders.filter(|folder| make_private(folder).is_ok()).map(Path::to_owned).collect()
+}
+
 fn shared_place() -> Option<PathBuf> {
     folder("XDG_RUNTIME_DIR").map(|folder| folder.join("phantom/sock"))
 }
