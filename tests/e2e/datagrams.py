@@ -102,12 +102,12 @@ def datagrams_that_lead_nowhere_leave_nothing_and_hold_nobody_up(t):
             pass
 
 
-def talk(t, demo, name, group, *lines):
+def talk(t, node, name, group, *lines):
     """What PySocks hears, line by line."""
     python = next((it for it in ("python3", "/usr/bin/python3") if has_pysocks(t, it)), None)
     if not python:
         raise Skip("PySocks is not installed")
-    host, port = demo.socks.split(":")
+    host, port = node.socks.split(":")
     return t.children.run(python, "-c", TALK, host, port, name, group, *lines, bound=READY).stdout.split()
 
 

@@ -70,8 +70,8 @@ class Demo:
 class Node:
     """`phantom up`: one node in a process of its own, with state and socket in the test's folder."""
 
-    def __init__(self, t, name, address, join=None, options=()):
-        self.t, self.name, self.address = t, name, address
+    def __init__(self, t, name, address, join=None, options=(), environment=None):
+        self.t, self.name, self.address, self.more = t, name, address, environment or {}
         self.listen, self.socks = f"{address}:{free_port(address)}", f"127.0.0.1:{free_port()}"
         self.state = t.folder / f"{name}-state"
         self.options = [*options, *(["--join", join] if join else [])]
@@ -82,7 +82,8 @@ class Node:
         command = [build.phantom(), "up", "--listen", self.listen, "--socks", self.socks, "--state", self.state]
         line = f"socks     {self.socks}"
         before = self.printed().count(line) if self.process else 0
-        self.process = self.t.children.start(self.name, *command, *self.options, environment=self.environment())
+        environment = {**self.environment(), **self.more}
+        self.process = self.t.children.start(self.name, *command, *self.options, environment=environment)
         # The local socket is there first.
         wait_for(f"{self.name} to be up", lambda: self.printed().count(line) > before, 30, self.process)
 

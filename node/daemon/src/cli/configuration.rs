@@ -45,6 +45,8 @@ pub(super) struct Configuration {
     pub(super) socks: Option<SocketAddr>,
     #[serde(deserialize_with = "address")]
     pub(super) dns: Option<SocketAddr>,
+    #[serde(deserialize_with = "address")]
+    pub(super) metrics: Option<SocketAddr>,
     #[serde(deserialize_with = "path")]
     pub(super) state: Option<PathBuf>,
     #[serde(deserialize_with = "hops")]
@@ -58,6 +60,7 @@ pub(super) struct Configuration {
     #[serde(deserialize_with = "log")]
     pub(super) log: Option<String>,
     pub(super) extended_errors: bool,
+    pub(super) unsafe_logs: bool,
     host: Vec<Spanned<Service>>,
     visit: Vec<Spanned<Visit>>,
 }
@@ -183,6 +186,7 @@ impl Configuration {
             relay,
             socks,
             dns,
+            metrics,
             state,
             hops,
             ready_file,
@@ -190,6 +194,7 @@ impl Configuration {
             user,
             confinement,
             log: _,
+            unsafe_logs,
             host: _,
             visit: _,
         } = self;
@@ -199,12 +204,14 @@ impl Configuration {
             ("relay", *relay != other.relay),
             ("socks", *socks != other.socks),
             ("dns", *dns != other.dns),
+            ("metrics", *metrics != other.metrics),
             ("state", *state != other.state),
             ("hops", *hops != other.hops),
             ("ready-file", *ready_file != other.ready_file),
             ("extended-errors", *extended_errors != other.extended_errors),
             ("user", *user != other.user),
             ("confinement", *confinement != other.confinement),
+            ("unsafe-logs", *unsafe_logs != other.unsafe_logs),
         ];
         keys.into_iter().filter(|(_, differs)| *differs).map(|(key, _)| key).collect()
     }
@@ -433,6 +440,7 @@ mod tests {
             relay,
             socks,
             dns,
+            metrics,
             state,
             hops,
             ready_file,
@@ -440,6 +448,7 @@ mod tests {
             confinement,
             log,
             extended_errors,
+            unsafe_logs,
             host,
             visit,
         } = parse(&example_in_full()).unwrap();
@@ -448,6 +457,8 @@ mod tests {
                 && listen.is_some()
                 && relay == Some(Relay::default())
                 && dns.is_some()
+                && metrics.is_some()
+                && unsafe_logs
                 && state.is_some()
                 && ready_file.is_some()
                 && user.is_some()
@@ -550,12 +561,14 @@ mod tests {
             "relay",
             "socks",
             "dns",
+            "metrics",
             "state",
             "hops",
             "ready-file",
             "extended-errors",
             "user",
             "confinement",
+            "unsafe-logs",
         ];
         assert_eq!(empty.differences(&full), all);
         assert!(full.differences(&full).is_empty());

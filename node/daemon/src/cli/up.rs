@@ -3,7 +3,7 @@
 use std::{
     convert::Infallible,
     fs,
-    io::ErrorKind,
+    io::{ErrorKind, IsTerminal},
     net::{IpAddr, Ipv4Addr, SocketAddr},
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
@@ -32,9 +32,10 @@ use crate::{
     daemon::{Config, Daemon},
     demo::local_network,
     doors::{
-        DnsPort, Doors, LocalSocket, NodeHandle as _, Service, bind_sockets, bind_socks,
+        DnsPort, Doors, LocalSocket, MetricsPort, NodeHandle as _, Service, bind_sockets, bind_socks,
         local_socket::{make_folders, node_places},
     },
+    hidden,
     link::open_port,
     store,
 };
@@ -74,6 +75,9 @@ pub(super) struct Args {
     /// Where programs find DNS for names in .ap, which refuses all others; without it, nowhere
     #[arg(long, value_name = "ADDR", value_parser = end_point)]
     dns: Option<SocketAddr>,
+    /// Where monitoring finds measurements for Prometheus, such as 127.0.0.1:9079; without it, nowhere
+    #[arg(long, value_name = "ADDR", value_parser = end_point)]
+    metrics: Option<SocketAddr>,
     /// Where the node keeps its keys [default: ~/.local/state/phantom]
     #[arg(long, value_name = "DIR")]
     state: Option<PathBuf>,
@@ -93,6 +97,9 @@ pub(super) struct Args {
     /// Keep the files, system calls and rights that the node would give up; for debugging
     #[arg(long)]
     no_confinement: bool,
+    /// Logs what identifies people, too: peers, names, addresses, and what other libraries say
+    #[arg(long)]
+    unsafe_logs: bool,
     /// A file with these options, and services [default: ~/.config/phantom/phantom.toml, if it is there]
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
@@ -107,12 +114,14 @@ impl Args {
             relay: self.relay.or(file.relay),
             socks: self.socks.or(file.socks),
             dns: self.dns.or(file.dns),
+            metrics: self.metrics.or(file.metrics),
             state: self.state.or_else(|| file.state.clone()),
             hops: self.hops.or(file.hops),
             ready_file: self.ready_file.or_else(|| file.ready_file.clone()),
             extended_errors: self.extended_errors || file.extended_errors,
             user: self.user.or_else(|| file.user.clone()),
             no_confinement: self.no_confinement,
+            unsafe_logs: self.unsafe_logs || file.unsafe_logs,
             config: self.config,
         }
     }
@@ -141,6 +150,7 @@ struct Facts {
     node: String,
     socks: SocketAddr,
     dns: Option<SocketAddr>,
+    metrics: Option<SocketAddr>,
     listen: Option<SocketAddr>,
     state: PathBuf,
     pid: u32,
@@ -153,9 +163,12 @@ pub(super) fn prepare(args: Args, logs: &Logs) -> anyhow::Result<Prepared<'_>> {
     raise_limits();
     let manager = ServiceManager::of_environment();
     let (file, found_at) = Configuration::find(args.config.as_deref())?;
-    logs.configure(file.log.as_deref());
     let extent = if args.no_confinement { Extent::Off } else { file.confinement.unwrap_or_default() };
     let args = args.with(&file);
+    if args.unsafe_logs {
+        hidden::show();
+    }
+    logs.configure(file.log.as_deref());
     let ready_file = ReadyFile::at(args.ready_file.as_deref())?;
     let user = args.user.as_deref().map(User::find).transpose()?.filter(|user| user.uid != geteuid());
     let state = state_folder(&args, user.as_ref())?;
@@ -163,6 +176,7 @@ pub(super) fn prepare(args: Args, logs: &Logs) -> anyhow::Result<Prepared<'_>> {
     let doors = Doors {
         socks: Some(bind_socks(args.socks.unwrap_or(SOCKS))?),
         dns: args.dns.map(DnsPort::bind).transpose()?,
+        metrics: args.metrics.map(MetricsPort::bind).transpose()?,
         extended_errors: args.extended_errors,
         ..Doors::default()
     };
@@ -203,6 +217,7 @@ impl Prepared<'_> {
             node: daemon.id().to_string(),
             socks: doors.socks.as_ref().context("no proxy port is open")?.local_addr()?,
             dns: doors.dns.as_ref().map(DnsPort::address).transpose()?,
+            metrics: doors.metrics.as_ref().map(MetricsPort::address).transpose()?,
             listen: daemon.listening(),
             state: self.state,
             pid: std::process::id(),
@@ -216,9 +231,7 @@ impl Prepared<'_> {
         }
         daemon.declare_visits(&self.file.visits()).await?;
         daemon.declare(&self.file.services()).await?;
-        for Service { hosted, .. } in daemon.status().await.services {
-            println!("hosting   {hosted}");
-        }
+        greet_services(&daemon.status().await.services);
         invite(facts.invitation.as_deref(), self.alone);
         let mut asked = Asked::new()?.or_hung_up()?;
         let doors = open(&daemon, doors, self.confinement);
@@ -336,6 +349,9 @@ fn greet(facts: &Facts, configuration: Option<&Path>, is_default: bool) {
     if let Some(dns) = facts.dns {
         println!("dns       {dns}   (dig @{} -p {} NAME.ap AAAA)", dns.ip(), dns.port());
     }
+    if let Some(metrics) = facts.metrics {
+        println!("metrics   http://{metrics}/metrics");
+    }
     println!("state     {}", state.display());
     if geteuid().is_root() {
         println!(
@@ -347,6 +363,17 @@ fn greet(facts: &Facts, configuration: Option<&Path>, is_default: bool) {
     }
     if !is_default {
         println!("commands  need --state '{}': without it they do not come to this node", state.display());
+    }
+}
+
+/// Names, for who reads them now. What is not a terminal is likely a log, which must not tell what runs here.
+fn greet_services(services: &[Service]) {
+    if std::io::stdout().is_terminal() || hidden::is_shown() {
+        for Service { hosted, .. } in services {
+            println!("hosting   {hosted}");
+        }
+    } else if !services.is_empty() {
+        println!("hosting   {} ports (`phantom status` names them)", services.len());
     }
 }
 

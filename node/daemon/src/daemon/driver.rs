@@ -25,7 +25,7 @@ use super::{
 };
 use crate::{
     clock::Clock,
-    doors::{Paths, ReadyPath},
+    doors::{Paths, ReadyPath, Tally},
     link::{Dial, LinkEvent, LinkEvents, Links, NetOutlet},
     session::{self, Group, OpenError, OpenedTunnel, Service, Tunnel, TunnelRequest},
     store::Notes,
@@ -84,6 +84,12 @@ pub(super) struct DriverStatus {
     /// Those in use, and how the user reads them.
     pub guards: Vec<(NodeId, String)>,
     pub relaying: Option<Relaying>,
+    /// How long the latest paths took to build, the quickest first; and how long all took together.
+    pub build_times: Vec<Duration>,
+    pub build_time: Duration,
+    /// By reason.
+    pub links_ended: Tally,
+    pub dials_failed: Tally,
 }
 
 /// Somebody waits for a tunnel.
@@ -115,6 +121,9 @@ pub(super) struct Driver {
     waiting_published: Vec<(ServiceId, oneshot::Sender<()>)>,
     waiting_paths: Vec<(usize, oneshot::Sender<()>)>,
     trials: BTreeMap<Ticket, oneshot::Sender<anyhow::Result<Duration>>>,
+    /// By reason.
+    links_ended: Tally,
+    dials_failed: Tally,
     counter: u64,
     /// Tunnels at which the closed ones are sorted out.
     tidy_at: usize,
@@ -144,6 +153,8 @@ impl Driver {
             waiting_published: Vec::new(),
             waiting_paths: Vec::new(),
             trials: BTreeMap::new(),
+            links_ended: Tally::new(),
+            dials_failed: Tally::new(),
             counter: 0,
             tidy_at: TIDY,
             remember_at: clock.moment() + REMEMBER_FIRST,
@@ -194,10 +205,16 @@ impl Driver {
                 let new = NewLink { link, peer: peer.id(), address: Some(address.ip()), dialled };
                 self.node.handle_link_up(now, new, out);
             }
-            LinkEvent::Down { link, .. } => self.node.handle_link_down(now, link, out),
-            LinkEvent::Message { link, message } => self.node.handle_message(now, link, message, out),
-            LinkEvent::DialFailed { node, .. } => self.node.handle_dial_failed(now, node, out),
             LinkEvent::Knocked { node, reached } => self.node.handle_knocked(now, node, reached, out),
+            LinkEvent::Down { link, why, .. } => {
+                *self.links_ended.entry(why.kind()).or_default() += 1;
+                self.node.handle_link_down(now, link, out);
+            }
+            LinkEvent::Message { link, message } => self.node.handle_message(now, link, message, out),
+            LinkEvent::DialFailed { node, why } => {
+                *self.dials_failed.entry(why.kind()).or_default() += 1;
+                self.node.handle_dial_failed(now, node, out);
+            }
             LinkEvent::Switch(event) => self.node.handle_switch(now, event, out),
         }
     }
@@ -486,6 +503,10 @@ impl Driver {
             notice: stats.notice.as_ref().map(ToString::to_string),
             relaying: Some(self.node.relaying(self.clock.moment())),
             entries: self.services.keys().map(|id| (*id, self.node.entries(*id))).collect(),
+            build_times: times,
+            build_time: stats.spent,
+            links_ended: self.links_ended.clone(),
+            dials_failed: self.dials_failed.clone(),
         }
     }
 

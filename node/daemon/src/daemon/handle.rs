@@ -8,7 +8,7 @@ use phantom_proxy::Connection;
 use super::{Command, Daemon, DriverStatus, hosting::hosted, lock, relaying};
 use crate::{
     confinement::Report,
-    doors::{self, HostRequest, Hosted, Link, NodeHandle, Service, Status},
+    doors::{self, HostRequest, Hosted, Link, Measures, NodeHandle, Service, Status, Tally},
     link::LinkStats,
     session::{Deliver, Flow, Group, SessionStream},
 };
@@ -83,6 +83,48 @@ impl NodeHandle for Daemon {
 }
 
 impl Daemon {
+    /// How it is, in numbers alone.
+    pub async fn measures(&self) -> Measures {
+        let driver = self.ask(|answer| Command::Status { answer }).await.unwrap_or_default();
+        let links = self.link_stats();
+        let [paths_here, _, tunnels_here, joins, _, tunnels_own, _] = self.0.switch.sizes();
+        let mut paths: Tally = ["free", "client", "service"].map(|purpose| (purpose, 0)).into();
+        for path in &driver.paths.ready {
+            if let Some(count) = paths.get_mut(path.purpose.as_str()) {
+                *count += 1;
+            }
+        }
+        let (services, visitors) = {
+            let online = lock(&self.0.hosting.online);
+            let ports = online.values().map(|identity| lock(&identity.targets).len()).sum();
+            (ports, online.values().map(|identity| identity.service.sessions()).sum())
+        };
+        Measures {
+            uptime: self.0.clock.moment().since(self.0.started),
+            known_nodes: driver.known_nodes,
+            links_dialled: links.iter().filter(|link| link.dialled).count(),
+            links_accepted: links.iter().filter(|link| !link.dialled).count(),
+            carried: self.0.links.carried(),
+            cells_waiting: links.iter().map(|link| link.waiting).sum(),
+            links_ended: driver.links_ended,
+            dials_failed: driver.dials_failed,
+            paths,
+            paths_built: driver.paths.built,
+            paths_failed: driver.paths.failed,
+            build_times: driver.build_times,
+            build_time: driver.build_time,
+            paths_here,
+            tunnels_here,
+            joins,
+            tunnels_own,
+            tunnels_broken: self.tunnels_broken(),
+            sessions: self.0.sessions.sessions(),
+            visitors,
+            services,
+            entries: driver.entries.values().sum(),
+        }
+    }
+
     /// One for each published port.
     fn services(&self, driver: &DriverStatus) -> Vec<Service> {
         let mut services = Vec::new();

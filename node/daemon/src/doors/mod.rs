@@ -8,6 +8,7 @@ mod datagrams;
 mod dns;
 mod held;
 pub mod local_socket;
+mod metrics;
 mod names;
 mod port;
 mod reach;
@@ -35,6 +36,7 @@ use socket2::{Domain, Socket, Type};
 pub use access::{AccessList, Visitor};
 pub use dns::DnsPort;
 pub use local_socket::{BindError, LocalClient, LocalSocket};
+pub use metrics::{Measures, MetricsPort, Tally};
 pub use names::Names;
 pub use port::{LocalPort, PortError};
 pub use reach::{Ended, FirstLink, LookedUp, Pinged};
@@ -44,6 +46,7 @@ pub use status::{Link, Paths, ReadyPath, Service, Status};
 pub use visit::Visit;
 
 use crate::session::{Deliver, Protocol};
+use metrics::{Counted, Wishes};
 
 /// Programs that have connected to the proxy port and were not looked at yet.
 const QUEUE: i32 = 1024;
@@ -105,6 +108,9 @@ pub trait CommandHandle: NodeHandle {
 
     /// Who is visited under a kept identity.
     fn visits(&self) -> Vec<Visit>;
+
+    /// How the node is, in numbers alone.
+    fn measures(&self) -> impl Future<Output = Measures> + Send;
 }
 
 /// A conversation of datagrams. Dropping it ends it.
@@ -202,6 +208,8 @@ pub struct Doors {
     pub socks: Option<TcpListener>,
     /// For programs and resolvers that ask for names.
     pub dns: Option<DnsPort>,
+    /// For monitoring.
+    pub metrics: Option<MetricsPort>,
     /// For the command line.
     pub sockets: Vec<LocalSocket>,
     /// Clients of the proxy port know Tor's codes F0 to F7.
@@ -220,12 +228,19 @@ impl Doors {
                 port.serve(names.clone()).await;
             }
         };
+        let wishes = Arc::new(Wishes::default());
+        let metrics = async {
+            if let Some(port) = self.metrics {
+                port.serve(node.clone(), wishes.clone()).await;
+            }
+        };
         let proxy = proxy(self.extended_errors);
         let socks = async {
             match self.socks {
                 None => pending().await,
                 Some(listener) => {
-                    let door = Arc::new(SocksDoor::new(node.clone(), names.clone()));
+                    let door = SocksDoor::new(node.clone(), names.clone());
+                    let door = Arc::new(Counted::new(door, wishes.clone()));
                     let error = match tokio::net::TcpListener::from_std(listener) {
                         Ok(listener) => {
                             let Err(error) = proxy.serve(listener, door).await;
@@ -237,7 +252,7 @@ impl Doors {
                 }
             }
         };
-        tokio::join!(sockets, socks, dns);
+        tokio::join!(sockets, socks, dns, metrics);
     }
 }
 

@@ -39,6 +39,10 @@ impl LocalPort {
         LocalPort { name: "DNS port", option: "--dns", usual: 9053, address }.checked()
     }
 
+    pub(super) fn metrics(address: SocketAddr) -> Result<LocalPort, PortError> {
+        LocalPort { name: "metrics port", option: "--metrics", usual: 9079, address }.checked()
+    }
+
     /// Only what the programs of this machine can reach.
     fn checked(self) -> Result<LocalPort, PortError> {
         if self.address.ip().is_loopback() { Ok(self) } else { Err(PortError::Public(self)) }

@@ -6,7 +6,9 @@ use anyhow::bail;
 use phantom_protocol::{address::ApName, identity::ApPublic};
 use tokio::time::timeout;
 
-use super::{CommandHandle, Ended, HostRequest, Hosted, LookedUp, Names, NodeHandle, Pinged, Status, Visit};
+use super::{
+    CommandHandle, Ended, HostRequest, Hosted, LookedUp, Measures, Names, NodeHandle, Pinged, Status, Visit,
+};
 use crate::{
     confinement::Report,
     daemon::Daemon,
@@ -97,6 +99,10 @@ impl CommandHandle for RunningNode {
 
     fn visits(&self) -> Vec<Visit> {
         self.daemon.visits()
+    }
+
+    async fn measures(&self) -> Measures {
+        self.daemon.measures().await
     }
 }
 

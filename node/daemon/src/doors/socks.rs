@@ -18,7 +18,10 @@ use super::{
     held::Held,
     names::{Found, Names, is_of_names},
 };
-use crate::session::{OpenError, Refusal};
+use crate::{
+    hidden::Hidden,
+    session::{OpenError, Refusal},
+};
 
 /// The group of programs that gave no credentials.
 pub const DEFAULT_GROUP: &str = "default";
@@ -46,7 +49,7 @@ impl<N: NodeHandle> Dial for SocksDoor<N> {
         match self.node.connect(&group, *name.public(), request.port).await {
             Ok(stream) => Ok(Held::new(stream, hold)),
             Err(error) => {
-                info!("a program was not connected: {error}");
+                info!("a program was not connected to {}: {error}", Hidden(&name));
                 Err(reason(&error))
             }
         }
@@ -76,11 +79,14 @@ pub(super) fn party(host: &Host, group: &str, names: &Names) -> Result<Found, Di
         Host::Name(name) => match name.parse::<ApName>() {
             Ok(name) => Ok(name.into()),
             Err(BadName::NotAp(_)) => {
-                warn!("a program asked for a name outside .ap: refused, this node leads nowhere else");
+                let name = Hidden(name);
+                warn!(
+                    "a program asked for a name outside .ap ({name}): refused, this node leads nowhere else"
+                );
                 Err(DialError::NotAllowed)
             }
             Err(_) => {
-                warn!("a program asked for a name in .ap that is mistyped or cut off");
+                warn!("a program asked for a name in .ap that is mistyped or cut off: {}", Hidden(name));
                 Err(ServiceError::BadName.into())
             }
         },

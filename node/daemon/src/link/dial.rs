@@ -18,6 +18,8 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
+use crate::hidden::Hidden;
+
 use super::{
     Shared,
     connection::Connection,
@@ -66,6 +68,22 @@ pub enum DialError {
     TimedOut,
 }
 
+impl DialError {
+    /// One word for it.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            DialError::Unlisted => "unlisted",
+            DialError::NotPublic(_) => "not_public",
+            DialError::Connect { .. } => "not_connected",
+            DialError::Broken(_) => "broken",
+            DialError::WrongTlsKey => "wrong_tls_key",
+            DialError::NotANode => "not_a_node",
+            DialError::BadHello(_) => "bad_hello",
+            DialError::TimedOut => "timed_out",
+        }
+    }
+}
+
 /// Dials until there is a link or an error, and serves the link.
 pub(super) async fn run(shared: Arc<Shared>, contact: Contact, stop: CancellationToken) {
     let dialled = tokio::select! {
@@ -76,6 +94,7 @@ pub(super) async fn run(shared: Arc<Shared>, contact: Contact, stop: Cancellatio
     match dialled.unwrap_or(Err(DialError::TimedOut)) {
         Ok(dialled) => serve(shared, contact, stop, dialled).await,
         Err(why) => {
+            tracing::debug!(node = %Hidden(contact.id), kind = why.kind(), why = %Hidden(&why), "no link");
             if shared.table.dial_failed(contact.id, &stop) {
                 shared.events.send(LinkEvent::DialFailed { node: contact.id, why });
             }

@@ -186,6 +186,25 @@ pub enum Dial {
     UnderWay,
 }
 
+/// What links have carried, those that have ended among them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Carried {
+    /// Cells received, of all kinds.
+    pub cells_in: u64,
+    /// Cells sent, of all kinds.
+    pub cells_out: u64,
+    /// Cells dropped because they had waited too long, or memory was at its limit.
+    pub dropped: u64,
+}
+
+impl std::ops::AddAssign for Carried {
+    fn add_assign(&mut self, more: Carried) {
+        self.cells_in += more.cells_in;
+        self.cells_out += more.cells_out;
+        self.dropped += more.dropped;
+    }
+}
+
 /// What one link has carried.
 #[derive(Clone, Debug)]
 pub struct LinkStats {
@@ -333,6 +352,11 @@ impl Links {
         let mut all: Vec<_> = self.shared.table.all().iter().map(|link| stats_of(link, now)).collect();
         all.sort_by_key(|stats| stats.link);
         all
+    }
+
+    /// What all of them have carried since the start.
+    pub fn carried(&self) -> Carried {
+        self.shared.table.carried()
     }
 
     /// Stops listening and dialling, which dropping all handles does not, and closes all links, waiting for that at most `patience`.

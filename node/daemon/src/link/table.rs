@@ -35,6 +35,8 @@ use phantom_protocol::{
 use tokio::sync::{Notify, futures::OwnedNotified};
 use tokio_util::sync::CancellationToken;
 
+use super::Carried;
+
 /// How long a dial of the larger NodeId is left without an answer while ours stands or is under way.
 pub(super) const HOLD: Duration = Duration::from_secs(3);
 /// A link reads nothing more while the driver has this many bytes of it before it.
@@ -145,6 +147,14 @@ impl Link {
         }
     }
 
+    fn carried(&self) -> Carried {
+        Carried {
+            cells_in: self.counters.cells_in.load(Ordering::Relaxed),
+            cells_out: self.counters.cells_out.load(Ordering::Relaxed),
+            dropped: self.waiting_and_dropped().1,
+        }
+    }
+
     /// Cells that wait, and cells that were dropped.
     pub(super) fn waiting_and_dropped(&self) -> (usize, u64) {
         let queue = self.queue();
@@ -213,6 +223,8 @@ pub(super) struct Table {
     most: usize,
     links: DashMap<LinkId, Arc<Link>>,
     peers: Mutex<Peers>,
+    /// Of links that have ended.
+    carried: Mutex<Carried>,
     changed: Arc<Notify>,
 }
 
@@ -253,6 +265,7 @@ impl Table {
             most,
             links: DashMap::new(),
             peers: Mutex::new(peers),
+            carried: Mutex::default(),
             changed: Arc::new(Notify::new()),
         }
     }
@@ -373,8 +386,24 @@ impl Table {
         if peers.links.get(&link.peer).is_some_and(|current| current.id == link.id) {
             peers.links.remove(&link.peer);
         }
-        self.links.remove(&link.id);
+        {
+            // Under the lock, so that nobody counts the link twice or not at all.
+            let mut carried = self.carried.lock().unwrap_or_else(PoisonError::into_inner);
+            if self.links.remove(&link.id).is_some() {
+                *carried += link.carried();
+            }
+        }
         self.changed.notify_waiters();
+    }
+
+    /// What all links to other nodes have carried since the start.
+    pub(super) fn carried(&self) -> Carried {
+        let ended = self.carried.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut carried = *ended;
+        for link in self.links.iter().filter(|link| link.address.is_some()) {
+            carried += link.carried();
+        }
+        carried
     }
 
     /// Resolves when there is no link to any other node.

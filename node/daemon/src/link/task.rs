@@ -23,6 +23,8 @@ use phantom_protocol::{
 use thiserror::Error;
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at};
 
+use crate::hidden::Hidden;
+
 use super::{
     Shared,
     connection::Connection,
@@ -74,6 +76,21 @@ pub enum LinkEnd {
     /// A cell that no honest node sends.
     #[error("the other node broke the protocol: {0}")]
     Misbehaved(&'static str),
+}
+
+impl LinkEnd {
+    /// One word for it.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            LinkEnd::Closed => "closed",
+            LinkEnd::Replaced => "replaced",
+            LinkEnd::Stuck => "stuck",
+            LinkEnd::PeerClosed => "peer_closed",
+            LinkEnd::Broken(_) => "broken",
+            LinkEnd::Silent => "silent",
+            LinkEnd::Misbehaved(_) => "misbehaved",
+        }
+    }
 }
 
 /// Takes cells of one link apart: tunnels to the switch, messages to the driver.
@@ -197,12 +214,14 @@ impl LinkTask {
     /// link, goes before all other cells.
     pub(super) async fn run(mut self, up: LinkEvent, hello: Option<&Cell>) {
         let (link, peer) = (self.link.id, self.link.peer);
+        let address = self.link.address.map(|address| address.to_string()).unwrap_or_default();
+        tracing::debug!(link = link.0, peer = %Hidden(peer), address = %Hidden(address), "link up");
         self.shared.events.send(up);
         let Err(why) = match hello.map_or(Ok(()), |hello| self.seal_cell(hello)) {
             Ok(()) => poll_fn(|cx| self.poll(cx)).await,
             Err(why) => Err(why),
         };
-        tracing::debug!(link = link.0, ?peer, %why, "link down");
+        tracing::debug!(link = link.0, peer = %Hidden(peer), %why, "link down");
         self.shared.table.remove(&self.link);
         self.shared.switch.link_down(link, &mut self.intake.outlet);
         self.intake.flush();

@@ -59,6 +59,8 @@ pub struct BuildStats {
     pub failed: u64,
     /// How long the last successful ones took, newest last.
     pub times: VecDeque<Duration>,
+    /// How long all successful ones took together.
+    pub spent: Duration,
     /// Why the last one failed.
     pub last_failure: Option<BuildFailure>,
     /// Why no circle can be drawn, if so.
@@ -270,6 +272,7 @@ impl Node {
         };
         self.stats.succeeded += 1;
         self.stats.times.push_back(now.moment.since(started));
+        self.stats.spent += now.moment.since(started);
         if self.stats.times.len() > KEPT_TIMES {
             self.stats.times.pop_front();
         }

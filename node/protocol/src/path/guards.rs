@@ -68,7 +68,9 @@ struct Tally {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum GuardNotice {
     /// A guard denies.
-    #[error("the guard {0} let far fewer paths succeed than the others and is set aside for 30 days")]
+    #[error(
+        "a guard let far fewer paths succeed than the others and is set aside for 30 days; `phantom peers` shows who is left"
+    )]
     SetAside(NodeId),
     /// One more than an owner should accept.
     #[error(transparent)]

@@ -14,7 +14,7 @@ use tokio::{
 
 use super::*;
 use crate::{
-    doors::{CommandHandle, NodeHandle},
+    doors::{CommandHandle, Measures, NodeHandle},
     session::{Deliver, Protocol},
 };
 
@@ -85,6 +85,10 @@ impl CommandHandle for TestNode {
 
     fn visits(&self) -> Vec<Visit> {
         Vec::new()
+    }
+
+    async fn measures(&self) -> Measures {
+        Measures::default()
     }
 }
 
