@@ -6,7 +6,7 @@ from harness import test
 from harness.children import wait_for
 from harness.phantom import READY, Demo, Node, curl, free_port
 
-HOSTS = 2
+HOSTS = 3
 # Label and port: three services, two of them under one name.
 SERVICES = [("blog", 80), ("blog", 8080), ("shop", 80)]
 
@@ -15,17 +15,16 @@ SERVICES = [("blog", 80), ("blog", 8080), ("shop", 80)]
 def hosts_that_are_restarted_one_by_one_lose_no_name(t):
     demo = Demo(t)
     hosts = [Node(t, f"host-{i}", f"127.{40 + i}.0.1", join=demo.invitation) for i in range(HOSTS)]
-    urls = [publish(t, host) for host in hosts]
-    for host, end in zip(hosts, (signal.SIGTERM, signal.SIGKILL)):
+    pages = [page for host in hosts for page in publish(t, host)]
+    for host, end in zip(hosts, (signal.SIGTERM, signal.SIGKILL, signal.SIGTERM)):
         host.process.send_signal(end)
         assert host.process.wait(20) == (0 if end == signal.SIGTERM else -end)
         host.start()
         assert hosted(host) == sorted(SERVICES), host.status()
-    for host, theirs in zip(hosts, urls):
-        for url, content in theirs:
+        for url, content in pages:
             # A group that has not asked before has no session that could have survived.
             found = lambda: fetched(t, demo, url, f"after-{host.name}:x") == content
-            wait_for(f"{url} of {host.name}", found, READY, demo.process)
+            wait_for(f"{url} after the restart of {host.name}", found, READY, demo.process)
 
 
 @test(bound=200)

@@ -50,7 +50,7 @@ class Island:
         self.keeper = t.children.start("island", *command, directory=Path(__file__).parents[1])
         wait_for("the island", self.file.exists, 20, self.keeper)
         user = [] if os.getuid() == 0 else ["--user", "--preserve-credentials"]
-        t.children.within = ["nsenter", "--target", self.keeper.pid, *user, "--net", "--mount"]
+        t.children.within = ["nsenter", "--target", self.keeper.pid, *user, "--net", "--mount", "--wd=."]
 
     def left(self):
         """Every packet that has left until now. A mark that is sent last tells that all before it are written."""
