@@ -4,9 +4,9 @@ import re
 import signal
 import socket
 
-from harness import test
+from harness import build, test
 from harness.children import wait_for
-from harness.phantom import AP_NAME, READY, Demo, Node, curl, free_port
+from harness.phantom import AP_NAME, READY, Demo, Node, curl, free_port, world
 
 from .mistakes import refuses
 
@@ -78,3 +78,18 @@ def a_node_at_the_usual_place_does_what_its_file_says_and_the_command_line_goes_
             return False
 
     wait_for("the declared service", found, READY, host.process)
+
+
+@test(bound=60)
+def commands_find_the_node_whose_state_the_file_names(t):
+    environment = {**world(t.folder, "user"), "XDG_RUNTIME_DIR": ""}
+    usual = t.folder / "user-runtime" / ".config" / "phantom"
+    usual.mkdir(parents=True)
+    (usual / "phantom.toml").write_text(f'state = "{t.folder}/elsewhere"\nsocks = "127.0.0.1:{free_port()}"\n')
+    ask = lambda *command: t.children.run(build.phantom(), *command, environment=environment)
+    name = ask("identity", "new", "shop").stdout
+    node = t.children.start("node", build.phantom(), "up", environment=environment)
+    wait_for("the local socket", (t.folder / "elsewhere" / "sock").exists, 30, node)
+    assert f"{t.folder}/elsewhere" in ask("status", "--json").stdout
+    assert name.strip() in ask("identity", "list").stdout
+    assert "need --state" not in node.log.read_text(), node.log.read_text()

@@ -10,10 +10,7 @@ use std::{
     time::Duration,
 };
 
-use phantom_node::{
-    daemon::{Config, Daemon},
-    doors::NodeHandle,
-};
+use phantom_node::daemon::{Config, Daemon};
 use phantom_protocol::{limits::MAX_HOPS, network::Network, node::Relay};
 
 /// The longest circle needs 23 nodes besides its owner, each in a network of its own.

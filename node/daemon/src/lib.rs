@@ -6,6 +6,7 @@ pub mod confinement;
 pub mod daemon;
 pub mod demo;
 pub mod doors;
+pub mod folders;
 pub mod hidden;
 pub mod link;
 pub mod session;

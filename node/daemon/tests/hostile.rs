@@ -122,7 +122,7 @@ fn resident() -> usize {
 async fn hostile_members_neither_fill_a_node_nor_stop_the_honest_ones() {
     let nodes = honest().await;
     let victim = nodes[0].invitation().unwrap().contact();
-    let known = phantom_node::doors::NodeHandle::status(&nodes[0]).await.known_nodes;
+    let known = nodes[0].status().await.known_nodes;
     let before = resident();
     let mut rng = ChaCha20Rng::seed_from_u64(1);
     let key = PathSecret::generate(&mut rng).public().clone();
@@ -177,7 +177,7 @@ async fn hostile_members_neither_fill_a_node_nor_stop_the_honest_ones() {
             assert!(tries < 3, "{why}");
         }
     }
-    let status = phantom_node::doors::NodeHandle::status(&nodes[0]).await;
+    let status = nodes[0].status().await;
     assert!(status.known_nodes <= known + NODES_PER_SUBNET, "{} nodes are known", status.known_nodes);
     let grown = resident().saturating_sub(before);
     assert!(grown < GROWTH, "{grown} bytes");

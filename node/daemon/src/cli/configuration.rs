@@ -4,7 +4,6 @@
 
 use std::{
     collections::BTreeSet,
-    env,
     fmt::Display,
     fs::File,
     io::{self, ErrorKind, Read},
@@ -26,6 +25,7 @@ use super::{
 use crate::{
     confinement::Extent,
     doors::{AccessList, HostRequest},
+    folders,
 };
 
 /// No configuration is longer, in bytes.
@@ -155,6 +155,11 @@ impl Configuration {
         named.map(Path::to_owned).or_else(usual_place)
     }
 
+    /// The state folder that the file at the usual place names, if it can be read: commands look there for a node.
+    pub(super) fn usual_state() -> Option<PathBuf> {
+        Configuration::find(None).ok()?.0.state
+    }
+
     /// Reads a file.
     pub(super) fn read(file: &Path) -> Result<Configuration, ConfigurationError> {
         let unreadable = |error| ConfigurationError::Unreadable(file.to_owned(), error);
@@ -252,9 +257,7 @@ fn check_trusted(file: &Path, owner: u32, mode: u32) -> Result<(), Configuration
 }
 
 fn usual_place() -> Option<PathBuf> {
-    let absolute = |name| env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
-    let base = absolute("XDG_CONFIG_HOME").or_else(|| absolute("HOME").map(|home| home.join(".config")));
-    base.map(|base| base.join("phantom/phantom.toml"))
+    folders::configuration().map(|folder| folder.join("phantom/phantom.toml"))
 }
 
 /// What is wrong, and where.

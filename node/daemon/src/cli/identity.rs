@@ -9,13 +9,19 @@ use std::{
 
 use anyhow::{Context, bail, ensure};
 use clap::Subcommand;
+use nix::unistd::geteuid;
 use phantom_protocol::identity::{ApPublic, ApSecret};
 use serde::Serialize;
 use tokio::task::spawn_blocking;
 
 use super::{
-    Usage, configuration::Configuration, host::label, passphrase, progress::Progress,
-    running::keep_memory_private, say,
+    Usage,
+    configuration::Configuration,
+    host::label,
+    passphrase,
+    progress::Progress,
+    running::keep_memory_private,
+    say::{as_json, say},
 };
 use crate::{
     daemon::fresh_rng,
@@ -23,6 +29,7 @@ use crate::{
         LocalClient,
         local_socket::{ClientError, client_places},
     },
+    folders,
     store::{self, Identities, sealed},
 };
 
@@ -149,14 +156,17 @@ async fn folder(named: Option<PathBuf>) -> anyhow::Result<PathBuf> {
     if let Some(state) = named {
         return std::path::absolute(state).context("The current folder is gone");
     }
-    let running = match LocalClient::connect(&client_places(None)).await {
+    let configured = Configuration::usual_state();
+    let running = match LocalClient::connect(&client_places(None, configured.as_deref())).await {
         Err(ClientError::NotRunning(_)) => None,
         client => client?.status().await?.state,
     };
     // The demonstration runs, and keeps nothing.
     let next = || match Configuration::find(None)?.0.state {
         Some(state) => Ok(state),
-        None => Ok(store::default_folder()?),
+        None => folders::of_service()
+            .filter(|_| !geteuid().is_root())
+            .map_or_else(|| Ok(store::default_folder()?), Ok),
     };
     running.map_or_else(next, Ok)
 }
@@ -167,7 +177,7 @@ fn list(identities: &Identities, json: bool) -> anyhow::Result<String> {
         kept.push(Kept::of(&name, &identities.known(&name)?.public()));
     }
     if json {
-        return Ok(serde_json::to_string_pretty(&kept)? + "\n");
+        return as_json(&kept);
     }
     let width = kept.iter().map(|one| one.label.len()).max().unwrap_or_default();
     Ok(kept.iter().map(|one| format!("{:<width$}  {}  {}\n", one.label, one.name, one.address)).collect())

@@ -5,7 +5,7 @@ use std::net::Ipv6Addr;
 use phantom_protocol::address::{ApAddress, ApName, BadName};
 use serde::Serialize;
 
-use super::{Negative, Whom, say, status::time};
+use super::{Negative, Whom, say::say_as, status::time};
 use crate::doors::LookedUp;
 
 /// Show the address of a .ap name, and whether its host can be reached now
@@ -52,10 +52,7 @@ pub(super) async fn run(args: Args) -> anyhow::Result<()> {
         found: looked_up.expires_in.is_some(),
         looked_up,
     };
-    say(&match args.json {
-        true => serde_json::to_string_pretty(&answer)? + "\n",
-        false => render(&answer),
-    })?;
+    say_as(args.json, &answer, render)?;
     if answer.found {
         return Ok(());
     }

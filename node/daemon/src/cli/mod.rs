@@ -37,8 +37,9 @@ use clap::{Parser, Subcommand};
 
 use crate::{
     confinement::{Extent, Files, Report, confine},
-    doors::PortError,
+    doors::{PortError, local_socket::client_places},
 };
+use configuration::Configuration;
 use logs::Logs;
 use say::say;
 
@@ -90,7 +91,8 @@ struct Whom {
 
 impl Whom {
     async fn connect(&self) -> anyhow::Result<crate::doors::LocalClient> {
-        let places = crate::doors::local_socket::client_places(self.state.as_deref());
+        let configured = Configuration::usual_state();
+        let places = client_places(self.state.as_deref(), configured.as_deref());
         Ok(crate::doors::LocalClient::connect(&places).await?)
     }
 }

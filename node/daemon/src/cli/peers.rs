@@ -5,7 +5,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use serde::Serialize;
 
 use super::{
-    Whom, say,
+    Whom,
+    say::say_as,
     status::{short, time},
 };
 use crate::doors::Link;
@@ -42,10 +43,7 @@ pub(super) async fn run(args: Args) -> anyhow::Result<()> {
     let mut peers: Vec<Peer> = status.links.into_iter().map(Peer::of).collect();
     // Guards first, then those that have stood longest.
     peers.sort_by_key(|peer| (!peer.link.guard, u64::MAX - peer.link.since_seconds));
-    Ok(say(&match args.json {
-        true => serde_json::to_string_pretty(&peers)? + "\n",
-        false => render(&peers),
-    })?)
+    say_as(args.json, &peers, |peers| render(peers))
 }
 
 impl Peer {

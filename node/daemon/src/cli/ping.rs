@@ -7,7 +7,13 @@ use serde::Serialize;
 use tokio::time::{MissedTickBehavior, interval};
 
 use super::{
-    Negative, Whom, lookup::name, number, progress::Progress, running::Asked, say, say::is_heard,
+    Negative, Whom,
+    lookup::name,
+    number,
+    progress::Progress,
+    running::Asked,
+    say,
+    say::{is_heard, say_as},
     status::short,
 };
 use crate::doors::{FirstLink, LocalClient};
@@ -75,10 +81,7 @@ pub(super) async fn run(args: Args) -> anyhow::Result<()> {
         result = measure(&mut client, &args, &mut report) => result?,
     }
     report.sum_up();
-    say(&match args.json {
-        true => serde_json::to_string_pretty(&report)? + "\n",
-        false => report.statistics(),
-    })?;
+    say_as(args.json, &report, Report::statistics)?;
     if report.answered > 0 {
         return Ok(());
     }

@@ -50,12 +50,12 @@ impl Reload<'_> {
     }
 }
 
-/// The confinement of the node is the last that a user thinks of.
+/// What a user thinks of last.
 fn hint(error: &ConfigurationError) -> &'static str {
     match error {
         ConfigurationError::Unreadable(_, error) if error.kind() == ErrorKind::PermissionDenied => {
-            ". If another file was put in its place: a confined node can read that only in a folder of its own, with no \
-             further folder in it"
+            ". The user that the node runs as must be able to read it; a confined node can read a file that was put in its \
+             place only in a folder of its own, with no further folder in it"
         }
         _ => "",
     }

@@ -5,7 +5,7 @@ use std::{fmt::Write, io::IsTerminal, time::Duration};
 use super::{
     Whom,
     running::Asked,
-    say::{is_heard, say},
+    say::{is_heard, say_as},
 };
 use crate::doors::{LocalClient, Status};
 
@@ -38,10 +38,7 @@ pub(super) async fn run(args: Args) -> anyhow::Result<()> {
         return watch(&mut client, args.json).await;
     }
     let status = client.status().await?;
-    Ok(say(&match args.json {
-        true => serde_json::to_string_pretty(&status)? + "\n",
-        false => render(&status),
-    })?)
+    say_as(args.json, &status, render)
 }
 
 async fn watch(client: &mut LocalClient, json: bool) -> anyhow::Result<()> {

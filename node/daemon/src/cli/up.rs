@@ -32,7 +32,7 @@ use crate::{
     daemon::{Config, Daemon},
     demo::local_network,
     doors::{
-        DnsPort, Doors, LocalSocket, MetricsPort, NodeHandle as _, Service, bind_sockets, bind_socks,
+        DnsPort, Doors, MetricsPort, Service, bind_sockets, bind_socks,
         local_socket::{make_folders, node_places},
     },
     hidden,
@@ -212,7 +212,8 @@ impl Prepared<'_> {
         let mut doors = self.doors;
         let daemon = Daemon::start(self.config).await?;
         doors.sockets = bind_sockets(&node_places(&self.state)).await?;
-        let is_default = doors.sockets.iter().any(LocalSocket::is_default);
+        let configured = if self.named.is_none() { self.file.state.clone() } else { None };
+        let is_default = doors.sockets.iter().any(|socket| socket.is_default(configured.as_deref()));
         let facts = Facts {
             node: daemon.id().to_string(),
             socks: doors.socks.as_ref().context("no proxy port is open")?.local_addr()?,
@@ -285,7 +286,7 @@ fn files(state: &Path, configuration: Option<&Path>, ready_file: &ReadyFile) -> 
     if let Some(file) = configuration {
         files = files.read_replaced(file);
     }
-    files.read(Path::new("/etc/resolv.conf")).read(Path::new("/etc/hosts"))
+    files.read_of_system(Path::new("/etc/resolv.conf")).read(Path::new("/etc/hosts"))
 }
 
 async fn reload_until_end(asked: &mut Asked, reload: &Reload<'_>) {

@@ -2,7 +2,11 @@
 
 use phantom_protocol::address::ApName;
 
-use super::{Whom, host::label, say};
+use super::{
+    Whom,
+    host::label,
+    say::{as_json, say},
+};
 
 /// Visit a .ap name under an identity that is kept, or list who is visited so
 ///
@@ -41,7 +45,7 @@ pub(super) async fn run(args: Args) -> anyhow::Result<()> {
         _ => client.visits().await?,
     };
     if args.json {
-        return Ok(say(&(serde_json::to_string_pretty(&visits)? + "\n"))?);
+        return Ok(say(&as_json(&visits)?)?);
     }
     let text = match (&args.to, &args.forget, visits.first()) {
         (Some(to), _, Some(visit)) => format!(

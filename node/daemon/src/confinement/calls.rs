@@ -15,7 +15,8 @@ use std::collections::BTreeMap;
 
 use libc::{
     AF_INET, AF_INET6, AF_UNIX, CLONE_NEWCGROUP, CLONE_NEWIPC, CLONE_NEWNET, CLONE_NEWNS, CLONE_NEWPID,
-    CLONE_NEWUSER, CLONE_NEWUTS, CLONE_THREAD, IPPROTO_TCP, IPPROTO_UDP, PROT_EXEC, SOCK_DGRAM, SOCK_STREAM,
+    CLONE_NEWUSER, CLONE_NEWUTS, CLONE_THREAD, IPPROTO_IP, IPPROTO_IPV6, IPPROTO_TCP, IPPROTO_UDP, PROT_EXEC,
+    SOCK_DGRAM, SOCK_STREAM,
 };
 use seccompiler::{
     BackendError, BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter,
@@ -122,7 +123,6 @@ const ALLOWED: &[libc::c_long] = &[
     libc::SYS_sendmmsg,
     libc::SYS_sendmsg,
     libc::SYS_sendto,
-    libc::SYS_setsockopt,
     libc::SYS_shutdown,
     // Who and what this process is.
     libc::SYS_getegid,
@@ -140,6 +140,20 @@ const ALLOWED: &[libc::c_long] = &[
 /// types into the user's terminal.
 const REQUESTS: [libc::Ioctl; 5] =
     [libc::FIONREAD, libc::FIONBIO, libc::FIOCLEX, libc::TCGETS, libc::TIOCGWINSZ];
+
+/// Options of sockets that bring programs for the kernel to run, or protocols of other parts of it.
+const DEEP_OPTIONS: [(libc::c_int, &[libc::c_int]); 2] = [
+    (
+        libc::SOL_SOCKET,
+        &[
+            libc::SO_ATTACH_FILTER,
+            libc::SO_ATTACH_BPF,
+            libc::SO_ATTACH_REUSEPORT_CBPF,
+            libc::SO_ATTACH_REUSEPORT_EBPF,
+        ],
+    ),
+    (IPPROTO_TCP, &[libc::TCP_ULP, libc::TCP_REPAIR]),
+];
 
 /// Names of threads and of memory.
 const SETTINGS: [libc::c_int; 3] = [libc::PR_SET_NAME, libc::PR_GET_NAME, libc::PR_SET_VMA];
@@ -188,6 +202,17 @@ fn conditional(process: u32) -> Result<Vec<(libc::c_long, Vec<SeccompRule>)>, Ba
             }
         }
     }
+    let mut options = Vec::new();
+    for (level, deep) in DEEP_OPTIONS {
+        let mut conditions = vec![is(1, level)?];
+        for option in deep {
+            conditions.push(is_not(2, *option)?);
+        }
+        options.extend(one(conditions)?);
+    }
+    for level in [IPPROTO_IP, IPPROTO_IPV6, IPPROTO_UDP] {
+        options.extend(one(vec![is(1, level)?])?);
+    }
     let pair = one(vec![is(0, AF_UNIX)?])?;
     let mut requests = Vec::new();
     for request in REQUESTS {
@@ -205,6 +230,7 @@ fn conditional(process: u32) -> Result<Vec<(libc::c_long, Vec<SeccompRule>)>, Ba
         (libc::SYS_mmap, not_executable()?),
         (libc::SYS_mprotect, not_executable()?),
         (libc::SYS_socket, sockets),
+        (libc::SYS_setsockopt, options),
         (libc::SYS_socketpair, pair),
         (libc::SYS_ioctl, requests),
         (libc::SYS_prctl, settings),
@@ -219,6 +245,11 @@ fn one(conditions: Vec<SeccompCondition>) -> Result<Vec<SeccompRule>, BackendErr
 
 fn is(argument: u8, value: libc::c_int) -> Result<SeccompCondition, BackendError> {
     equal(argument, SeccompCmpArgLen::Dword, value.unsigned_abs().into())
+}
+
+fn is_not(argument: u8, value: libc::c_int) -> Result<SeccompCondition, BackendError> {
+    let value = value.unsigned_abs().into();
+    SeccompCondition::new(argument, SeccompCmpArgLen::Dword, SeccompCmpOp::Ne, value)
 }
 
 fn equal(argument: u8, length: SeccompCmpArgLen, value: u64) -> Result<SeccompCondition, BackendError> {

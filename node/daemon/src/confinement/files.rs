@@ -61,6 +61,15 @@ impl Files {
         if is_flat { files.read(&folder) } else { files }
     }
 
+    /// A file that services of the system write anew: if it leads to /run, where nothing is secret that can be read at all, to
+    /// any file of the folder there.
+    pub fn read_of_system(self, file: &Path) -> Files {
+        let folder = fs::canonicalize(file).ok().map(|real| folder_of(&real));
+        let theirs = folder.filter(|folder| folder.starts_with("/run") && folder != Path::new("/run"));
+        let files = self.read(file);
+        if let Some(folder) = theirs { files.read(&folder) } else { files }
+    }
+
     pub(super) fn close_others(&self, report: &mut Report) {
         match self.restrict() {
             Ok(RestrictionStatus { ruleset: RulesetStatus::NotEnforced, landlock, .. }) => {

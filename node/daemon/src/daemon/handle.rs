@@ -1,16 +1,12 @@
 //! What the doors see of a running node.
 
-use std::io;
-
-use phantom_protocol::identity::ApPublic;
 use phantom_proxy::Connection;
 
 use super::{Command, Daemon, DriverStatus, hosting::hosted, lock, relaying};
 use crate::{
-    confinement::Report,
-    doors::{self, HostRequest, Hosted, Link, Measures, NodeHandle, Service, Status, Tally},
+    doors::{self, Link, Measures, Service, Status, Tally},
     link::LinkStats,
-    session::{Deliver, Flow, Group, SessionStream},
+    session::{Flow, SessionStream},
 };
 
 impl Connection for SessionStream {
@@ -29,29 +25,9 @@ impl doors::Flow for Flow {
     }
 }
 
-impl NodeHandle for Daemon {
-    type Stream = SessionStream;
-    type Flow = Flow;
-
-    async fn connect(&self, group: &str, peer: ApPublic, port: u16) -> io::Result<SessionStream> {
-        Ok(Daemon::connect(self, &Group::new(group), peer, port).await?)
-    }
-
-    async fn flow(&self, group: &str, peer: ApPublic, port: u16, deliver: Deliver) -> io::Result<Flow> {
-        Ok(Daemon::flow(self, &Group::new(group), peer, port, deliver).await?)
-    }
-
-    async fn host(&self, request: HostRequest) -> anyhow::Result<Hosted> {
-        Daemon::host(self, request, self.config().hops).await
-    }
-
-    async fn unhost(&self, label: &str) -> anyhow::Result<()> {
-        let known = Daemon::unhost(self, label).await?;
-        anyhow::ensure!(known, "Nothing is hosted as {label:?}. `phantom status` lists what is.");
-        Ok(())
-    }
-
-    async fn status(&self) -> Status {
+impl Daemon {
+    /// How the node is, without what only its doors and its process know.
+    pub async fn status(&self) -> Status {
         let driver = self.ask(|answer| Command::Status { answer }).await.unwrap_or_default();
         let clock = &self.0.clock;
         let relaying = driver.relaying.map(|relaying| relaying::said(relaying, self.listening()));
@@ -62,9 +38,6 @@ impl NodeHandle for Daemon {
             uptime_seconds: clock.moment().since(self.0.started).as_secs(),
             state: self.config().state.clone(),
             listen: self.listening(),
-            confinement: Report::default(),
-            socks: None,
-            dns: None,
             invitation: self.invitation().map(|invitation| invitation.to_string()),
             links: self.link_stats().iter().map(|stats| link(stats, &driver)).collect(),
             guards: driver.guards.iter().map(|(_, guard)| guard.clone()).collect(),
@@ -78,11 +51,10 @@ impl NodeHandle for Daemon {
             notice: driver.notice,
             relaying: relaying.to_owned(),
             relaying_why,
+            ..Status::default()
         }
     }
-}
 
-impl Daemon {
     /// How it is, in numbers alone.
     pub async fn measures(&self) -> Measures {
         let driver = self.ask(|answer| Command::Status { answer }).await.unwrap_or_default();

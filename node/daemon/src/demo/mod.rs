@@ -22,7 +22,7 @@ use tokio::{
 
 use crate::{
     daemon::{Config, Daemon},
-    doors::{HostRequest, NodeHandle, Status},
+    doors::{HostRequest, Status},
     session::Group,
 };
 

@@ -2,7 +2,7 @@
 
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
-use anyhow::bail;
+use anyhow::{bail, ensure};
 use phantom_protocol::{address::ApName, identity::ApPublic};
 use tokio::time::timeout;
 
@@ -54,10 +54,11 @@ impl NodeHandle for RunningNode {
 
     async fn host(&self, request: HostRequest) -> anyhow::Result<Hosted> {
         let label = request.label.clone();
-        match timeout(PUBLISHING, NodeHandle::host(&self.daemon, request)).await {
+        let hops = self.daemon.config().hops;
+        match timeout(PUBLISHING, self.daemon.host(request, hops)).await {
             Ok(result) => result,
             Err(_) => {
-                let why = NodeHandle::status(&self.daemon).await.obstacle;
+                let why = self.daemon.status().await.obstacle;
                 let why = why.unwrap_or_else(|| "no entry path was built in time".to_owned());
                 bail!("{label} is not published yet: {why}. The node goes on trying: see `phantom status`.");
             }
@@ -65,12 +66,14 @@ impl NodeHandle for RunningNode {
     }
 
     async fn unhost(&self, label: &str) -> anyhow::Result<()> {
-        NodeHandle::unhost(&self.daemon, label).await
+        let known = self.daemon.unhost(label).await?;
+        ensure!(known, "Nothing is hosted as {label:?}. `phantom status` lists what is.");
+        Ok(())
     }
 
     async fn status(&self) -> Status {
         let confinement = self.confinement.clone();
-        Status { socks: self.socks, dns: self.dns, confinement, ..NodeHandle::status(&self.daemon).await }
+        Status { socks: self.socks, dns: self.dns, confinement, ..self.daemon.status().await }
     }
 }
 

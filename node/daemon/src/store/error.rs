@@ -40,7 +40,10 @@ pub enum StoreError {
         wanted: u32,
     },
     /// It belongs to somebody else.
-    #[error("{path} belongs to another user (uid {uid}): name another folder with --state DIR", path = path.display())]
+    #[error(
+        "{path} belongs to another user: be that one (sudo -u '#{uid}' phantom ...), or name another folder with --state DIR",
+        path = path.display()
+    )]
     OtherOwner {
         /// The file or folder.
         path: PathBuf,

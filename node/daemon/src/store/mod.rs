@@ -35,7 +35,7 @@ use zeroize::Zeroizing;
 
 pub use self::{error::StoreError, identities::Identities};
 use self::{frame::Content, lock::Lock};
-use crate::link::TlsIdentity;
+use crate::{folders, link::TlsIdentity};
 
 /// The version of the folder's layout.
 const VERSION: u32 = 1;
@@ -77,11 +77,7 @@ impl Notes {
 
 /// Where the state is if nobody says otherwise: `$XDG_STATE_HOME/phantom` or `~/.local/state/phantom`.
 pub fn default_folder() -> Result<PathBuf, StoreError> {
-    let absolute = |name| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
-    absolute("XDG_STATE_HOME")
-        .or_else(|| absolute("HOME").map(|home| home.join(".local/state")))
-        .map(|state| state.join("phantom"))
-        .ok_or(StoreError::NoHome)
+    folders::state().map(|state| state.join("phantom")).ok_or(StoreError::NoHome)
 }
 
 impl Store {

@@ -139,6 +139,24 @@ fn sockets_are_of_tcp_udp_and_this_machine() {
 }
 
 #[test]
+fn sockets_bring_no_programs_into_the_kernel() {
+    let option = |level: i32, option: i32| ask(libc::SYS_setsockopt, &[3, level as u64, option as u64]);
+    for (level, usual) in [
+        (libc::SOL_SOCKET, libc::SO_REUSEADDR),
+        (libc::SOL_SOCKET, libc::SO_RCVBUF),
+        (IPPROTO_TCP, libc::TCP_NODELAY),
+        (IPPROTO_IP, libc::IP_BIND_ADDRESS_NO_PORT),
+        (IPPROTO_IPV6, libc::IPV6_V6ONLY),
+    ] {
+        assert_eq!(option(level, usual), ALLOW, "{level} {usual}");
+    }
+    for (level, deep) in DEEP_OPTIONS {
+        assert!(deep.iter().all(|deep| option(level, *deep) == EPERM), "{level}");
+    }
+    assert_eq!(option(libc::SOL_TLS, 1), EPERM);
+}
+
+#[test]
 fn memory_never_becomes_executable() {
     let usual = (libc::PROT_READ | libc::PROT_WRITE) as u64;
     for call in [libc::SYS_mmap, libc::SYS_mprotect] {

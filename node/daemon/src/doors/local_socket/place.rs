@@ -5,7 +5,7 @@
 //! and is replaced.
 
 use std::{
-    env, fs,
+    fs,
     io::{self, ErrorKind},
     os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, PermissionsExt},
     path::{Path, PathBuf},
@@ -17,6 +17,8 @@ use nix::{
 };
 use tokio::net::{UnixListener, UnixStream};
 
+use crate::folders;
+
 /// Longer paths do not fit into a socket's address.
 const LONGEST: usize = 107;
 
@@ -27,19 +29,23 @@ pub fn node_places(state: &Path) -> Vec<PathBuf> {
 
 /// Where the demonstration has its socket: not in a state folder, for it keeps nothing.
 pub fn demo_places() -> Vec<PathBuf> {
-    let own = default_state("phantom-demo").map(|folder| folder.join("sock"));
+    let own = folders::state().map(|folder| folder.join("phantom-demo/sock"));
     [shared_place(), own].into_iter().flatten().take(1).collect()
 }
 
-/// Where a command looks for a node. A state folder that the user named is the only place.
-pub fn client_places(state: Option<&Path>) -> Vec<PathBuf> {
-    match state {
-        Some(state) => vec![state.join("sock")],
-        None => {
-            let own = |name| default_state(name).map(|folder| folder.join("sock"));
-            [shared_place(), own("phantom"), own("phantom-demo")].into_iter().flatten().collect()
-        }
+/// Where a command looks for a node. A state folder that the user named for it is the only place; one that is configured for
+/// nodes is the first after that of all commands.
+pub fn client_places(named: Option<&Path>, configured: Option<&Path>) -> Vec<PathBuf> {
+    if let Some(state) = named {
+        return vec![state.join("sock")];
     }
+    let own = |name| folders::state().map(|folder| folder.join(name));
+    let folders =
+        [configured.map(Path::to_owned), own("phantom"), own("phantom-demo"), folders::of_service()];
+    shared_place()
+        .into_iter()
+        .chain(folders.into_iter().flatten().map(|folder| folder.join("sock")))
+        .collect()
 }
 
 /// Makes the folders that a node's sockets lie in, and names those that are there. What is wrong with the others is said when
@@ -50,17 +56,7 @@ pub fn make_folders(places: &[PathBuf]) -> Vec<PathBuf> {
 }
 
 fn shared_place() -> Option<PathBuf> {
-    folder("XDG_RUNTIME_DIR").map(|folder| folder.join("phantom/sock"))
-}
-
-fn default_state(name: &str) -> Option<PathBuf> {
-    let base = folder("XDG_STATE_HOME").or_else(|| Some(folder("HOME")?.join(".local/state")));
-    base.map(|base| base.join(name))
-}
-
-/// A variable that names a folder. The standard says to ignore relative ones.
-fn folder(variable: &str) -> Option<PathBuf> {
-    env::var_os(variable).map(PathBuf::from).filter(|path| path.is_absolute())
+    folders::runtime().map(|folder| folder.join("phantom/sock"))
 }
 
 /// Why a node has no local socket.
@@ -119,9 +115,9 @@ impl LocalSocket {
         Ok(LocalSocket { listener, file: OwnFile { place: place.into(), inode: metadata.ino() } })
     }
 
-    /// Whether commands come here that do not say which node they mean.
-    pub fn is_default(&self) -> bool {
-        client_places(None).first() == Some(&self.file.place)
+    /// Whether commands come here first that do not say which node they mean.
+    pub fn is_default(&self, configured: Option<&Path>) -> bool {
+        client_places(None, configured).first() == Some(&self.file.place)
     }
 }
 

@@ -225,6 +225,8 @@ async fn a_path_that_is_too_long_is_said_to_be() {
 
 #[test]
 fn a_named_state_folder_is_the_only_place() {
-    assert_eq!(client_places(Some("/a/b".as_ref())), [PathBuf::from("/a/b/sock")]);
+    let configured = Some("/c/d".as_ref());
+    assert_eq!(client_places(Some("/a/b".as_ref()), configured), [PathBuf::from("/a/b/sock")]);
+    assert!(client_places(None, configured).contains(&PathBuf::from("/c/d/sock")));
     assert_eq!(node_places("/a/b".as_ref()).first(), Some(&PathBuf::from("/a/b/sock")));
 }
