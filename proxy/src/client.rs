@@ -1,6 +1,6 @@
 //! One client from its first byte to its end.
 
-use std::{convert::Infallible, future::Future, sync::Arc, time::Duration};
+use std::{convert::Infallible, future::Future, net::SocketAddr, sync::Arc, time::Duration};
 
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt, BufReader},
@@ -11,7 +11,7 @@ use tokio::{
 use tracing::debug;
 
 use crate::{
-    Accepted, Config, Connection, Dial, DialError, Host, Request,
+    Accepted, Config, Connection, Dial, DialError, Host, Isolation, Request,
     copy::copy_both_ways,
     handshake::{Asked, Command, Speaks, Stream, read_request},
     places::Places,
@@ -58,6 +58,19 @@ pub(crate) async fn serve_client<D: Dial>(
         Command::Resolve => client.resolve(&*house.dialler, request).await,
         Command::Reverse => client.reverse(&*house.dialler, request).await,
     }
+}
+
+/// Serves one client that says nothing to us: it does not know that we are there, and where it goes was found out otherwise.
+pub(crate) async fn serve_redirected<D: Dial>(stream: TcpStream, to: SocketAddr, house: &House<D>) {
+    let _ = stream.set_nodelay(true);
+    let stream = BufReader::with_capacity(BUFFER, stream);
+    let mut client = Client { stream, speaks: Speaks::Nothing, patience: house.config.limits.dial };
+    let request = Request { host: Host::Ip(to.ip()), port: to.port(), isolation: Isolation::Default };
+    let Some(_place) = house.places.enter(&request.isolation) else {
+        debug!("a redirected client was refused: too many clients, in all or of its group");
+        return client.refuse(DialError::Failed).await;
+    };
+    client.connect(&*house.dialler, request).await;
 }
 
 /// What the client asks for; nothing if it was sent away.
@@ -153,6 +166,11 @@ impl Client {
     }
 
     async fn refuse(&mut self, error: DialError) {
+        if self.speaks == Speaks::Nothing {
+            // Nobody listens for an answer, and an orderly end would be one.
+            let _ = self.stream.get_ref().set_zero_linger();
+            return;
+        }
         if self.speaks.refuse(&mut self.stream, error).await.is_ok() {
             linger(&mut self.stream).await;
         }

@@ -32,9 +32,13 @@ pub(crate) enum Command {
 /// How a client wants to be answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Speaks {
-    Socks5 { extended_errors: bool },
+    Socks5 {
+        extended_errors: bool,
+    },
     Socks4,
     Http,
+    /// It was redirected to us, and does not know.
+    Nothing,
 }
 
 impl Speaks {
@@ -44,6 +48,7 @@ impl Speaks {
             Speaks::Socks5 { .. } => stream.write_all(&socks5::reply(socks5::SUCCEEDED, host, port)).await,
             Speaks::Socks4 => stream.write_all(&socks4::reply(socks4::GRANTED, host, port)).await,
             Speaks::Http => stream.write_all(http::CONNECTED).await,
+            Speaks::Nothing => Ok(()),
         }
     }
 
@@ -56,6 +61,7 @@ impl Speaks {
             }
             Speaks::Socks4 => stream.write_all(&socks4::reply(socks4::REJECTED, &Host::NONE, 0)).await,
             Speaks::Http => stream.write_all(&http::refusal(error)).await,
+            Speaks::Nothing => Ok(()),
         }
     }
 }

@@ -11,8 +11,8 @@ use tokio::{
 use tracing::warn;
 
 use crate::{
-    Access, Config, Dial,
-    client::{House, serve_client},
+    Access, Config, Connection as _, Dial,
+    client::{House, serve_client, serve_redirected},
     places::Places,
 };
 
@@ -47,6 +47,37 @@ impl Proxy {
             let evicted = handshakes.enter();
             let house = house.clone();
             clients.spawn(async move { serve_client(stream, &house, evicted).await });
+        }
+    }
+}
+
+impl Proxy {
+    /// Serves clients that were redirected to a listener of this machine, and do not know that there is a proxy: `original`
+    /// says where they wanted to go. They are of the group [`Isolation::Default`](crate::Isolation::Default); a refusal is
+    /// a reset.
+    pub async fn serve_redirected<D: Dial>(
+        &self,
+        listener: TcpListener,
+        dialler: Arc<D>,
+        original: impl Fn(&TcpStream) -> Option<SocketAddr>,
+    ) -> io::Result<Infallible> {
+        check(listener.local_addr()?, &Access::Local)?;
+        let config = self.config.clone();
+        let places = Places::new(&config.limits);
+        let house = Arc::new(House { dialler, config, places });
+        let mut clients = JoinSet::new();
+        loop {
+            let stream = tokio::select! {
+                stream = accept(&listener) => stream,
+                Some(_) = clients.join_next() => continue,
+            };
+            match original(&stream) {
+                Some(to) => {
+                    let house = house.clone();
+                    clients.spawn(async move { serve_redirected(stream, to, &house).await });
+                }
+                None => stream.reset(),
+            }
         }
     }
 }

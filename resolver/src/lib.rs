@@ -2,37 +2,86 @@
 //!
 //! It answers for `.ap` and for the reverse zones of the addresses that `.ap` names have, and refuses all else. There is no
 //! resolver, no upstream and no socket of its own in this crate: a question that it cannot answer ends here, so no name
-//! can leak through it. Where the answers come from is the caller's affair, behind [`Lookup`].
+//! can leak through it. Where the answers come from is the caller's affair, behind [`Lookup`], which does not wait: whoever
+//! would have to ask somebody cannot be asked here.
 
-mod handler;
+mod answer;
+mod message;
+mod tcp;
+mod udp;
 mod zone;
 
 use std::{
-    future::Future,
     io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
-    time::Duration,
+    sync::Arc,
 };
 
-use hickory_server::Server;
-use tokio::net::{TcpListener, UdpSocket};
+use tokio::{
+    net::{TcpListener, UdpSocket},
+    task::JoinSet,
+};
+
+use answer::Answers;
 
 /// Where answers come from.
-pub trait Lookup: Send + Sync + Unpin + 'static {
-    /// The addresses of a host: lower case, with `.ap` at its end and no dot behind it.
-    fn lookup(&self, host: &str) -> impl Future<Output = Result<Addresses, NoAnswer>> + Send;
+pub trait Lookup: Send + Sync + 'static {
+    /// What a host has of this kind; nothing of it is an answer, too. The host is in lower case, with `.ap` at its end and no
+    /// dot behind it, and has whatever labels the question had in front.
+    fn lookup(&self, host: &str, wanted: Wanted) -> Result<Vec<Data>, NoAnswer>;
 
     /// The full name of the party that has this address, which is an alias or an AP address.
-    fn reverse(&self, address: IpAddr) -> impl Future<Output = Result<String, NoAnswer>> + Send;
+    fn reverse(&self, address: IpAddr) -> Result<String, NoAnswer>;
 }
 
-/// The addresses of a party. A name without any is a name all the same.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Addresses {
-    /// For programs that know IPv4 only; has a meaning on this machine alone.
-    pub alias: Option<Ipv4Addr>,
+/// What is asked about a host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wanted {
+    /// The alias.
+    A,
     /// The AP address.
-    pub address: Option<Ipv6Addr>,
+    Aaaa,
+    /// Where a service is.
+    Srv,
+    /// Text.
+    Txt,
+    /// How a web server is reached.
+    Https,
+    /// Something that no host has, or only whether the host is there.
+    Other,
+}
+
+/// One record of a host.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Data {
+    /// For programs that know IPv4 only; has a meaning on this machine alone.
+    A(Ipv4Addr),
+    /// The AP address.
+    Aaaa(Ipv6Addr),
+    /// RFC 2782.
+    Srv {
+        /// The lowest is tried first.
+        priority: u16,
+        /// Among equals.
+        weight: u16,
+        /// Where the service is.
+        port: u16,
+        /// And at which host.
+        target: String,
+    },
+    /// Strings of 255 bytes at most.
+    Txt(Vec<String>),
+    /// RFC 9460.
+    Https {
+        /// 0 is an alias of the target.
+        priority: u16,
+        /// The host; none is the one that was asked for.
+        target: Option<String>,
+        /// Protocols.
+        alpn: Vec<String>,
+        /// Where, if not at the usual port.
+        port: Option<u16>,
+    },
 }
 
 /// Why there is no answer.
@@ -46,15 +95,23 @@ pub enum NoAnswer {
     Failed,
 }
 
-/// A client that says nothing over TCP for this long is left alone.
-const TCP_PATIENCE: Duration = Duration::from_secs(5);
-/// Answers that may wait for one TCP client.
-const TCP_ANSWERS: usize = 32;
-
 /// Serves both transports until the future is dropped, or until one of the sockets fails.
 pub async fn serve(udp: UdpSocket, tcp: TcpListener, lookup: impl Lookup) -> io::Result<()> {
-    let mut server = Server::new(handler::Zone::new(lookup));
-    server.register_socket(udp);
-    server.register_listener(tcp, TCP_PATIENCE, TCP_ANSWERS);
-    server.block_until_done().await.map_err(io::Error::other)
+    let answers = Arc::new(Answers::new(lookup));
+    // Tasks of their own: who asks very much shares the processor with others.
+    let mut transports = JoinSet::new();
+    transports.spawn(udp::serve(udp, answers.clone()));
+    transports.spawn(tcp::serve(tcp, answers));
+    match transports.join_next().await {
+        Some(Ok(error)) => Err(error),
+        Some(Err(error)) => Err(io::Error::other(error)),
+        None => Ok(()),
+    }
+}
+
+/// For tests and fuzzing: what a message is answered with, by UDP or by TCP. Nothing if it is no question at all.
+#[doc(hidden)]
+pub fn respond(lookup: impl Lookup, message: &[u8], by_udp: bool) -> Option<Vec<u8>> {
+    let transport = if by_udp { answer::Transport::Udp } else { answer::Transport::Tcp };
+    Answers::new(lookup).respond(message, transport)
 }

@@ -17,9 +17,11 @@ use hickory_resolver::{
     config::{ConnectionConfig, NameServerConfig, ResolverConfig},
     net::runtime::TokioRuntimeProvider,
 };
-use phantom_resolver::{Addresses, Lookup, NoAnswer, serve};
+use phantom_resolver::{Data, Lookup, NoAnswer, Wanted, respond, serve};
+use proptest::prelude::*;
 use tokio::{
-    net::{TcpListener, UdpSocket},
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream, UdpSocket},
     task::JoinHandle,
     time::timeout,
 };
@@ -27,20 +29,29 @@ use tokio::{
 const ALIAS: Ipv4Addr = Ipv4Addr::new(127, 200, 1, 2);
 const ADDRESS: Ipv6Addr = Ipv6Addr::new(0xfc01, 2, 3, 4, 5, 6, 7, 8);
 
-/// Knows `known.ap` and its subdomains, and a host without addresses.
+/// Knows `known.ap` and its subdomains, a host without addresses, and one with long texts.
 struct Book;
 
 impl Lookup for Book {
-    async fn lookup(&self, host: &str) -> Result<Addresses, NoAnswer> {
-        match host {
-            "known.ap" | "www.known.ap" => Ok(Addresses { alias: Some(ALIAS), address: Some(ADDRESS) }),
-            "bare.ap" => Ok(Addresses::default()),
-            "broken.ap" => Err(NoAnswer::Failed),
+    fn lookup(&self, host: &str, wanted: Wanted) -> Result<Vec<Data>, NoAnswer> {
+        match (host, wanted) {
+            ("known.ap" | "www.known.ap", Wanted::A) => Ok(vec![Data::A(ALIAS)]),
+            ("known.ap" | "www.known.ap", Wanted::Aaaa) => Ok(vec![Data::Aaaa(ADDRESS)]),
+            ("_x._tcp.known.ap", Wanted::Srv) => {
+                Ok(vec![Data::Srv { priority: 1, weight: 2, port: 3, target: "known.ap".into() }])
+            }
+            ("known.ap", Wanted::Https) => {
+                Ok(vec![Data::Https { priority: 1, target: None, alpn: vec!["h2".into()], port: Some(8443) }])
+            }
+            ("long.ap", Wanted::Txt) => Ok(vec![Data::Txt(vec!["x".repeat(200); 5])]),
+            ("longer.ap", Wanted::Txt) => Ok(vec![Data::Txt(vec!["x".repeat(200); 50])]),
+            ("known.ap" | "www.known.ap" | "_x._tcp.known.ap" | "bare.ap", _) => Ok(vec![]),
+            ("broken.ap", _) => Err(NoAnswer::Failed),
             _ => Err(NoAnswer::NoSuchName),
         }
     }
 
-    async fn reverse(&self, address: IpAddr) -> Result<String, NoAnswer> {
+    fn reverse(&self, address: IpAddr) -> Result<String, NoAnswer> {
         if address == ALIAS || address == ADDRESS { Ok("known.ap".into()) } else { Err(NoAnswer::NoSuchName) }
     }
 }
@@ -150,6 +161,8 @@ async fn the_rest_of_the_world_is_refused() {
         ("known.ap.example.com.", RecordType::A),
         ("8.8.8.8.in-addr.arpa.", RecordType::PTR),
         ("1.0.0.127.in-addr.arpa.", RecordType::PTR),
+        ("ap.", RecordType::AXFR),
+        ("known.ap.", RecordType::IXFR),
     ] {
         let response = ask(served.at, &question(name, wanted)).await;
         assert_eq!(response.metadata.response_code, ResponseCode::Refused, "{name}");
@@ -165,7 +178,12 @@ async fn other_classes_and_operations_are_refused() {
     assert_eq!(ask(served.at, &chaos).await.metadata.response_code, ResponseCode::Refused);
     let mut update = question("known.ap.", RecordType::SOA);
     update.metadata.op_code = OpCode::Update;
-    assert_eq!(ask(served.at, &update).await.metadata.response_code, ResponseCode::Refused);
+    assert_eq!(ask(served.at, &update).await.metadata.response_code, ResponseCode::NotImp);
+    let mut two = question("known.ap.", RecordType::A);
+    two.add_query(two.queries[0].clone());
+    let refused = ask(served.at, &two).await;
+    assert_eq!(refused.metadata.response_code, ResponseCode::FormErr);
+    assert!(!refused.metadata.authoritative);
 }
 
 #[tokio::test]
@@ -180,6 +198,125 @@ async fn edns_is_answered_with_edns() {
     let response = ask(served.at, &message).await;
     assert_eq!(response.answers.len(), 1);
     assert_eq!(response.edns.expect("EDNS").max_payload(), 1_232);
+    message.edns.as_mut().unwrap().set_version(1).set_dnssec_ok(true);
+    let response = ask(served.at, &message).await;
+    assert_eq!(response.metadata.response_code, ResponseCode::BADVERS);
+    let edns = response.edns.expect("EDNS");
+    assert!(edns.version() == 0 && edns.flags().dnssec_ok && response.answers.is_empty());
+}
+
+#[tokio::test]
+async fn what_is_too_long_for_a_datagram_is_cut_off_and_comes_whole_by_tcp() {
+    let served = start().await;
+    for (name, payload, is_cut) in
+        [("long.ap.", None, true), ("long.ap.", Some(1_232), false), ("longer.ap.", Some(65_000), true)]
+    {
+        let mut message = question(name, RecordType::TXT);
+        message.edns = payload.map(|payload| {
+            let mut edns = Edns::new();
+            edns.set_max_payload(payload);
+            edns
+        });
+        let response = ask(served.at, &message).await;
+        assert_eq!(response.metadata.truncation, is_cut, "{name} {payload:?}");
+        assert_eq!(response.answers.len(), usize::from(!is_cut), "{name} {payload:?}");
+    }
+    // Asks again by TCP by itself.
+    let found =
+        client(served.at, ConnectionConfig::tcp()).lookup("longer.ap.", RecordType::TXT).await.unwrap();
+    assert_eq!(found.answers().len(), 1);
+}
+
+#[tokio::test]
+async fn everything_is_not_told_and_services_are() {
+    let served = start().await;
+    let any = ask(served.at, &question("known.ap.", RecordType::ANY)).await;
+    assert_eq!((any.answers.len(), any.answers[0].record_type()), (1, RecordType::HINFO));
+    let unknown = ask(served.at, &question("unknown.ap.", RecordType::ANY)).await;
+    assert_eq!(unknown.metadata.response_code, ResponseCode::NXDomain);
+    for (name, wanted, expected) in [
+        ("_x._tcp.known.ap.", RecordType::SRV, "1 2 3 known.ap."),
+        ("known.ap.", RecordType::HTTPS, "1 . alpn=h2"),
+    ] {
+        let response = ask(served.at, &question(name, wanted)).await;
+        assert!(response.answers[0].data.to_string().starts_with(expected), "{response}");
+    }
+}
+
+#[tokio::test]
+async fn the_case_of_a_question_is_kept() {
+    let served = start().await;
+    let response = ask(served.at, &question("KnOwN.aP.", RecordType::A)).await;
+    for name in [response.queries[0].name(), &response.answers[0].name] {
+        assert_eq!(name.to_ascii(), "KnOwN.aP.");
+    }
+}
+
+#[tokio::test]
+async fn clients_that_keep_silent_keep_nobody_out() {
+    let served = start().await;
+    let mut silent = Vec::new();
+    for _ in 0..300 {
+        let mut stream = TcpStream::connect(served.at).await.unwrap();
+        stream.write_all(&[0]).await.unwrap();
+        silent.push(stream);
+    }
+    let resolver = client(served.at, ConnectionConfig::tcp());
+    assert_eq!(resolver.lookup("known.ap.", RecordType::A).await.unwrap().answers().len(), 1);
+    // The first have made room.
+    let ended = timeout(Duration::from_secs(5), silent[0].read(&mut [0])).await.unwrap();
+    assert!(matches!(ended, Ok(0) | Err(_)));
+}
+
+#[tokio::test]
+async fn many_questions_of_one_client_are_answered_in_order() {
+    let served = start().await;
+    let mut stream = TcpStream::connect(served.at).await.unwrap();
+    let mut sent = Vec::new();
+    for id in 0..100_u16 {
+        let mut message = question("known.ap.", RecordType::A);
+        message.metadata.id = id;
+        let bytes = message.to_bytes().unwrap();
+        sent.extend((bytes.len() as u16).to_be_bytes());
+        sent.extend(bytes);
+    }
+    stream.write_all(&sent).await.unwrap();
+    for id in 0..100_u16 {
+        let length = stream.read_u16().await.unwrap();
+        let mut bytes = vec![0; usize::from(length)];
+        stream.read_exact(&mut bytes).await.unwrap();
+        assert_eq!(Message::from_bytes(&bytes).unwrap().metadata.id, id);
+    }
+}
+
+proptest! {
+    /// Bytes of any kind, and questions of which some bytes were changed or cut off.
+    #[test]
+    fn whatever_comes_is_answered_within_bounds_or_not_at_all(
+        garbage in proptest::collection::vec(any::<u8>(), 0..600),
+        changes in proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..6),
+        cut in any::<prop::sample::Index>(),
+        is_garbage in any::<bool>(),
+        by_udp in any::<bool>(),
+    ) {
+        let mut bytes = garbage;
+        if !is_garbage {
+            let mut message = question("_x._tcp.known.ap.", RecordType::SRV);
+            message.edns = Some(Edns::new());
+            bytes = message.to_bytes().unwrap();
+            for (at, byte) in changes {
+                let at = at.index(bytes.len());
+                bytes[at] = byte;
+            }
+            bytes.truncate(cut.index(bytes.len()) + bytes.len() / 2);
+        }
+        if let Some(response) = respond(Book, &bytes, by_udp) {
+            prop_assert!(response.len() >= 12 && response[..2] == bytes[..2] && response[2] & 0x80 != 0);
+            prop_assert!(bytes[2] & 0x80 == 0, "an answer is never answered");
+            prop_assert!(!by_udp || response.len() <= 1_232);
+            Message::from_bytes(&response).expect("what we say can be read");
+        }
+    }
 }
 
 #[tokio::test]

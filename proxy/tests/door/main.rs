@@ -7,6 +7,7 @@ mod hostile;
 mod http;
 mod limits;
 mod programs;
+mod redirected;
 mod resolve;
 mod socks4;
 mod socks5;

@@ -18,13 +18,15 @@ use serde::{Deserialize, Deserializer, de::Error};
 use toml::{Spanned, Value};
 
 use super::{
-    HOPS, end_point, giving,
+    HOPS,
+    dns::{Declared, DnsWish, Kinds},
+    end_point, giving,
     host::{self, Target},
     logs, number,
 };
 use crate::{
     confinement::Extent,
-    doors::{AccessList, HostRequest},
+    doors::{AccessList, HostRequest, Records},
     folders,
 };
 
@@ -43,8 +45,12 @@ pub(super) struct Configuration {
     pub(super) relay: Option<Relay>,
     #[serde(deserialize_with = "address")]
     pub(super) socks: Option<SocketAddr>,
+    #[serde(deserialize_with = "dns")]
+    pub(super) dns: Option<DnsWish>,
+    #[serde(deserialize_with = "kinds")]
+    pub(super) dns_records: Option<Kinds>,
     #[serde(deserialize_with = "address")]
-    pub(super) dns: Option<SocketAddr>,
+    pub(super) transparent: Option<SocketAddr>,
     #[serde(deserialize_with = "address")]
     pub(super) metrics: Option<SocketAddr>,
     #[serde(deserialize_with = "path")]
@@ -63,6 +69,7 @@ pub(super) struct Configuration {
     pub(super) unsafe_logs: bool,
     host: Vec<Spanned<Service>>,
     visit: Vec<Spanned<Visit>>,
+    record: Vec<Spanned<Declared>>,
 }
 
 /// A service that is published as long as the configuration has it.
@@ -192,12 +199,15 @@ impl Configuration {
             socks,
             dns,
             metrics,
+            dns_records,
+            transparent,
             state,
             hops,
             ready_file,
             extended_errors,
             user,
             confinement,
+            record: _,
             log: _,
             unsafe_logs,
             host: _,
@@ -209,6 +219,8 @@ impl Configuration {
             ("relay", *relay != other.relay),
             ("socks", *socks != other.socks),
             ("dns", *dns != other.dns),
+            ("dns-records", *dns_records != other.dns_records),
+            ("transparent", *transparent != other.transparent),
             ("metrics", *metrics != other.metrics),
             ("state", *state != other.state),
             ("hops", *hops != other.hops),
@@ -217,8 +229,16 @@ impl Configuration {
             ("user", *user != other.user),
             ("confinement", *confinement != other.confinement),
             ("unsafe-logs", *unsafe_logs != other.unsafe_logs),
+            ("record", self.records() != other.records()),
         ];
         keys.into_iter().filter(|(_, differs)| *differs).map(|(key, _)| key).collect()
+    }
+
+    /// What DNS is to tell of names beside their addresses.
+    pub(super) fn records(&self) -> Records {
+        let mut records = Records::default();
+        self.record.iter().for_each(|declared| declared.get_ref().add_to(&mut records));
+        records
     }
 
     /// The services, as `phantom host` would ask for them.
@@ -302,6 +322,12 @@ fn parse(text: &str) -> Result<Configuration, Fault> {
             return Err(Fault::new(text, Some(visit.span()), what.to_owned()));
         }
     }
+    for record in &read.record {
+        if record.get_ref().is_empty() {
+            let what = "a record has srv, txt or https beside its name";
+            return Err(Fault::new(text, Some(record.span()), what.to_owned()));
+        }
+    }
     Ok(read)
 }
 
@@ -315,6 +341,7 @@ fn explained(text: &str, message: &str, span: Option<Range<usize>>) -> String {
     let key = before.rsplit('\n').next().and_then(|line| line.split_once('=')).map(|(key, _)| key.trim());
     match key {
         Some("visit") => "visit: each begins with a line of its own, [[visit]]".to_owned(),
+        Some("record") => "record: each record begins with a line of its own, [[record]]".to_owned(),
         Some(key) if key != "host" => format!("{key}: {message}"),
         _ => "host: each service begins with a line of its own, [[host]]".to_owned(),
     }
@@ -343,6 +370,14 @@ fn address<'de, D: Deserializer<'de>>(value: D) -> Result<Option<SocketAddr>, D:
 
 fn relay<'de, D: Deserializer<'de>>(value: D) -> Result<Option<Relay>, D::Error> {
     read(value, giving::relay).map(Some)
+}
+
+fn dns<'de, D: Deserializer<'de>>(value: D) -> Result<Option<DnsWish>, D::Error> {
+    read(value, str::parse).map(Some)
+}
+
+fn kinds<'de, D: Deserializer<'de>>(value: D) -> Result<Option<Kinds>, D::Error> {
+    read(value, str::parse).map(Some)
 }
 
 fn hops<'de, D: Deserializer<'de>>(value: D) -> Result<Option<u8>, D::Error> {
@@ -408,9 +443,13 @@ mod tests {
         network::Network,
         wire::contact::{Contact, TlsKeys},
     };
+    use phantom_resolver::Data;
 
     use super::{
-        super::{Cli, running::SOCKS},
+        super::{
+            Cli,
+            running::{DNS, SOCKS},
+        },
         *,
     };
 
@@ -429,8 +468,7 @@ mod tests {
             |line: &str| line.strip_prefix('#').filter(|rest| !rest.starts_with(' ')).map(String::from);
         let lines: Vec<String> =
             EXAMPLE.lines().map(|line| wanted(line).unwrap_or(line.to_owned())).collect();
-        let name = ApSecret::from_bytes(&[1; 32]).public().name().to_string();
-        lines.join("\n").replace("phantom-invitation-1:...", &invitation).replace("NAME.ap", &name)
+        lines.join("\n").replace("phantom-invitation-1:...", &invitation).replace("NAME.ap", &name())
     }
 
     #[test]
@@ -444,6 +482,8 @@ mod tests {
             socks,
             dns,
             metrics,
+            dns_records,
+            transparent,
             state,
             hops,
             ready_file,
@@ -454,12 +494,13 @@ mod tests {
             unsafe_logs,
             host,
             visit,
+            record,
         } = parse(&example_in_full()).unwrap();
         assert!(
             join.is_some()
                 && listen.is_some()
                 && relay == Some(Relay::default())
-                && dns.is_some()
+                && transparent.is_some()
                 && metrics.is_some()
                 && unsafe_logs
                 && state.is_some()
@@ -470,7 +511,8 @@ mod tests {
         );
         assert_eq!((socks, hops.map(usize::from)), (Some(SOCKS), Some(DEFAULT_HOPS)), "defaults");
         assert_eq!(confinement, Some(Extent::Usual), "default");
-        assert_eq!((host.len(), visit.len()), (1, 1));
+        assert_eq!((dns, dns_records), (Some(DnsWish::At(DNS)), Some(Kinds::ALL)), "defaults");
+        assert_eq!((host.len(), visit.len(), record.len()), (1, 1, 1));
     }
 
     #[test]
@@ -486,13 +528,18 @@ mod tests {
             let key = option.strip_prefix("no-").unwrap_or(option);
             assert!(in_full.lines().any(|line| line.starts_with(&format!("{key} = "))), "{option}");
         }
-        for key in ["port = ", "to = ", "udp = ", "as = ", "proxy-protocol = ", "allow = "] {
+        let of_tables = ["port = ", "to = ", "udp = ", "as = ", "proxy-protocol = ", "allow = "];
+        for key in of_tables.into_iter().chain(["name = ", "srv = ", "txt = ", "https = "]) {
             assert!(in_full.lines().any(|line| line.starts_with(key)), "{key}");
         }
     }
 
+    fn name() -> String {
+        ApSecret::from_bytes(&[7; 32]).public().name().to_string()
+    }
+
     fn fault(text: &str) -> String {
-        let Fault { line, what } = parse(text).unwrap_err();
+        let Fault { line, what } = parse(&text.replace("NAME", &name())).unwrap_err();
         format!("{line}: {what}")
     }
 
@@ -503,7 +550,22 @@ mod tests {
             ("\nhops = 9", "2: hops: it is a number from 0 to 8"),
             ("hops = true", "1: hops: it is a number from 0 to 8"),
             ("relay = \"yes\"", "1: relay: it is auto, always or never"),
-            ("dns = 53", "1: dns: it looks like 127.0.0.1:9070"),
+            ("dns = 53", "1: dns: it is on, off, or looks like 127.0.0.1:9053"),
+            ("dns-records = \"mx\"", "1: dns-records: it is a, aaaa, or a,aaaa"),
+            ("transparent = 9040", "1: transparent: it looks like 127.0.0.1:9070"),
+            ("[[record]]\ntxt = \"a\"", "1: missing key `name`"),
+            ("\n[[record]]\nname = \"NAME\"", "2: a record has srv, txt or https beside its name"),
+            ("[[record]]\nname = \"short.ap\"\ntxt = \"a\"", "2: name: a full name has 56 characters"),
+            (
+                "[[record]]\nname = \"NAME\"\nsrv = \"_http._tcp 80\"",
+                "3: srv: it looks like _http._tcp 10 5 80",
+            ),
+            ("[[record]]\nname = \"NAME\"\nhttps = \"1 . h2\"", "3: https: it looks like 1 . alpn=h2"),
+            (
+                "[[record]]\nname = \"NAME\"\nmx = \"10 a\"",
+                "3: unknown key `mx`, expected one of `name`, `srv`, `txt`",
+            ),
+            ("record = 1", "1: record: each record begins with a line of its own, [[record]]"),
             ("listen = \"here\"", "1: listen: it looks like"),
             ("join = \"hello\"", "1: join: this is not an invitation"),
             ("state = \"~/phantom\"", "1: state: it is a whole path, from the first /"),
@@ -556,6 +618,20 @@ mod tests {
     }
 
     #[test]
+    fn what_is_declared_of_a_name_is_what_dns_tells() {
+        let text = "[[record]]\nname = \"WWW.NAME\"\nsrv = \"_HTTP._tcp 1 2 3\"\ntxt = \"a\"\n\
+            [[record]]\nname = \"NAME\"\nhttps = \"1 . alpn=h2,http/1.1 port=8443\"";
+        let (name, mut expected) = (name(), Records::default());
+        let target = format!("www.{name}");
+        expected.declare(target.clone(), Data::Txt(vec!["a".into()]));
+        let srv = Data::Srv { priority: 1, weight: 2, port: 3, target: target.clone() };
+        expected.declare(format!("_http._tcp.{target}"), srv);
+        let alpn = vec!["h2".to_owned(), "http/1.1".to_owned()];
+        expected.declare(name.clone(), Data::Https { priority: 1, target: None, alpn, port: Some(8443) });
+        assert_eq!(parse(&text.replace("NAME", &name)).unwrap().records(), expected);
+    }
+
+    #[test]
     fn what_a_running_node_cannot_follow_is_named() {
         let (empty, full) = (Configuration::default(), parse(&example_in_full()).unwrap());
         let all = [
@@ -564,6 +640,8 @@ mod tests {
             "relay",
             "socks",
             "dns",
+            "dns-records",
+            "transparent",
             "metrics",
             "state",
             "hops",
@@ -572,6 +650,7 @@ mod tests {
             "user",
             "confinement",
             "unsafe-logs",
+            "record",
         ];
         assert_eq!(empty.differences(&full), all);
         assert!(full.differences(&full).is_empty());

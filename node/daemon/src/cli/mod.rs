@@ -6,6 +6,7 @@
 mod completions;
 mod configuration;
 mod demo;
+mod dns;
 mod doctor;
 mod giving;
 mod host;
@@ -222,7 +223,9 @@ mod tests {
             ("demo --nodes x", "--nodes"),
             ("up --socks everywhere", "--socks"),
             ("up --socks 127.0.0.1", "it looks like 127.0.0.1:9070"),
-            ("up --dns 53", "it looks like 127.0.0.1:9070"),
+            ("up --dns 53", "it is on, off, or looks like 127.0.0.1:9053"),
+            ("up --dns-records mx", "it is a, aaaa, or a,aaaa"),
+            ("up --transparent 9040", "it looks like 127.0.0.1:9070"),
             ("up --relay sometimes", "it is auto, always or never"),
             ("up --listen :443", "it looks like 127.0.0.1:9070"),
             ("up --join hello", "invitation"),

@@ -16,18 +16,23 @@ use tokio::{
 use crate::{
     confinement::Report,
     daemon::Daemon,
-    doors::{Doors, RunningNode},
+    doors::{Doors, Ports, RunningNode},
 };
+
+/// Where the DNS port is if nobody says otherwise.
+pub(super) const DNS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9053);
 
 /// Where the proxy port is if nobody says otherwise.
 pub(super) const SOCKS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9070);
 
 /// Serves the doors of a node until what is returned is aborted, or the runtime ends.
 pub(super) fn open(daemon: &Daemon, doors: Doors, confinement: Report) -> JoinHandle<()> {
-    let socks: Option<SocketAddr> = doors.socks.as_ref().and_then(|listener| listener.local_addr().ok());
-    let dns = doors.dns.as_ref().and_then(|port| port.address().ok());
-    let names = doors.names.clone();
-    let node = RunningNode::new(daemon.clone(), socks, dns, names, confinement);
+    let ports = Ports {
+        socks: doors.socks.as_ref().and_then(|listener| listener.local_addr().ok()),
+        dns: doors.dns.as_ref().and_then(|port| port.address().ok()),
+        transparent: doors.transparent.as_ref().and_then(|port| port.address().ok()),
+    };
+    let node = RunningNode::new(daemon.clone(), ports, doors.names.clone(), confinement);
     tokio::spawn(doors.serve(Arc::new(node)))
 }
 

@@ -85,6 +85,9 @@ fn write_into(text: &mut String, status: &Status) -> std::fmt::Result {
     writeln!(text, "relaying  {}{why}", status.relaying)?;
     writeln!(text, "socks     {}", or_none(status.socks))?;
     writeln!(text, "dns       {}", or_none(status.dns))?;
+    if status.transparent.is_some() {
+        writeln!(text, "redirect  {}", or_none(status.transparent))?;
+    }
     writeln!(text, "network   {} other nodes known, {} links", status.known_nodes, status.links.len())?;
     if !status.guards.is_empty() {
         let guards: Vec<&str> = status.guards.iter().map(|guard| short(guard)).collect();

@@ -19,7 +19,9 @@ use serde::Serialize;
 use super::{
     HOPS, Usage,
     configuration::Configuration,
-    confined, end_point, giving,
+    confined,
+    dns::{self, DnsWish, Kinds},
+    end_point, giving,
     logs::Logs,
     number,
     ready_file::{ReadyFile, Unfinished},
@@ -32,7 +34,7 @@ use crate::{
     daemon::{Config, Daemon},
     demo::local_network,
     doors::{
-        DnsPort, Doors, MetricsPort, Service, bind_sockets, bind_socks,
+        DnsAnswers, DnsPort, Doors, MetricsPort, Service, TransparentPort, bind_sockets, bind_socks,
         local_socket::{make_folders, node_places},
     },
     hidden,
@@ -72,9 +74,15 @@ pub(super) struct Args {
     /// The proxy port for programs: SOCKS5, SOCKS4a, HTTP CONNECT [default: 127.0.0.1:9070]
     #[arg(long, value_name = "ADDR", value_parser = end_point)]
     socks: Option<SocketAddr>,
-    /// Where programs find DNS for names in .ap, which refuses all others; without it, nowhere
+    /// Where programs find DNS for names in .ap, which refuses all others: ADDR, on, or off [default: 127.0.0.1:9053, if it is free]
+    #[arg(long, value_name = "ADDR")]
+    dns: Option<DnsWish>,
+    /// Which addresses DNS tells: a (local aliases), aaaa (AP addresses), or a,aaaa [default: a,aaaa]
+    #[arg(long, value_name = "TYPES")]
+    dns_records: Option<Kinds>,
+    /// Where the kernel redirects connections to names' addresses (examples/transparent.nft); without it, nowhere
     #[arg(long, value_name = "ADDR", value_parser = end_point)]
-    dns: Option<SocketAddr>,
+    transparent: Option<SocketAddr>,
     /// Where monitoring finds measurements for Prometheus, such as 127.0.0.1:9079; without it, nowhere
     #[arg(long, value_name = "ADDR", value_parser = end_point)]
     metrics: Option<SocketAddr>,
@@ -114,6 +122,8 @@ impl Args {
             relay: self.relay.or(file.relay),
             socks: self.socks.or(file.socks),
             dns: self.dns.or(file.dns),
+            dns_records: self.dns_records.or(file.dns_records),
+            transparent: self.transparent.or(file.transparent),
             metrics: self.metrics.or(file.metrics),
             state: self.state.or_else(|| file.state.clone()),
             hops: self.hops.or(file.hops),
@@ -139,6 +149,8 @@ pub(super) struct Prepared<'a> {
     state: PathBuf,
     alone: bool,
     doors: Doors,
+    /// Why there is no DNS port, if so.
+    no_dns: Option<String>,
     ready_file: ReadyFile,
     unfinished: Unfinished,
     confinement: Report,
@@ -150,6 +162,7 @@ struct Facts {
     node: String,
     socks: SocketAddr,
     dns: Option<SocketAddr>,
+    transparent: Option<SocketAddr>,
     metrics: Option<SocketAddr>,
     listen: Option<SocketAddr>,
     state: PathBuf,
@@ -173,9 +186,15 @@ pub(super) fn prepare(args: Args, logs: &Logs) -> anyhow::Result<Prepared<'_>> {
     let user = args.user.as_deref().map(User::find).transpose()?.filter(|user| user.uid != geteuid());
     let state = state_folder(&args, user.as_ref())?;
 
+    let Kinds { a, aaaa } = args.dns_records.unwrap_or(Kinds::ALL);
+    let (dns, no_dns) = match dns::open(args.dns, DnsAnswers { a, aaaa, declared: file.records() })? {
+        Ok(port) => (Some(port), None),
+        Err(why) => (None, Some(why)),
+    };
     let doors = Doors {
         socks: Some(bind_socks(args.socks.unwrap_or(SOCKS))?),
-        dns: args.dns.map(DnsPort::bind).transpose()?,
+        dns,
+        transparent: args.transparent.map(TransparentPort::bind).transpose()?,
         metrics: args.metrics.map(MetricsPort::bind).transpose()?,
         extended_errors: args.extended_errors,
         ..Doors::default()
@@ -201,6 +220,7 @@ pub(super) fn prepare(args: Args, logs: &Logs) -> anyhow::Result<Prepared<'_>> {
         state,
         alone,
         doors,
+        no_dns,
         ready_file,
         unfinished,
         confinement,
@@ -218,13 +238,14 @@ impl Prepared<'_> {
             node: daemon.id().to_string(),
             socks: doors.socks.as_ref().context("no proxy port is open")?.local_addr()?,
             dns: doors.dns.as_ref().map(DnsPort::address).transpose()?,
+            transparent: doors.transparent.as_ref().map(TransparentPort::address).transpose()?,
             metrics: doors.metrics.as_ref().map(MetricsPort::address).transpose()?,
             listen: daemon.listening(),
             state: self.state,
             pid: std::process::id(),
             invitation: daemon.invitation().map(|invitation| invitation.to_string()),
         };
-        greet(&facts, self.found_at.as_deref(), is_default);
+        greet(&facts, self.no_dns.as_deref(), self.found_at.as_deref(), is_default);
         if geteuid().is_root() && self.confinement.enforced.contains(&Layer::Privileges) {
             println!(
                 "user      root, though without root's rights: --user NAME gives the node a user of its own"
@@ -337,7 +358,7 @@ fn network(listen: Option<SocketAddr>, join: Option<&Invitation>) -> anyhow::Res
     }
 }
 
-fn greet(facts: &Facts, configuration: Option<&Path>, is_default: bool) {
+fn greet(facts: &Facts, no_dns: Option<&str>, configuration: Option<&Path>, is_default: bool) {
     let Facts { node, socks, state, .. } = facts;
     println!("Phantom {}, node {}", env!("CARGO_PKG_VERSION"), node.get(..8).unwrap_or(node));
     match facts.listen {
@@ -349,6 +370,14 @@ fn greet(facts: &Facts, configuration: Option<&Path>, is_default: bool) {
     println!("socks     {socks}   (curl -q --noproxy '' --socks5-hostname {socks} http://NAME.ap/)");
     if let Some(dns) = facts.dns {
         println!("dns       {dns}   (dig @{} -p {} NAME.ap AAAA)", dns.ip(), dns.port());
+    }
+    if let Some(why) = no_dns {
+        println!("dns       nowhere: {why}");
+    }
+    if let Some(transparent) = facts.transparent {
+        println!(
+            "redirect  {transparent}   (examples/transparent.nft makes the kernel send connections there)"
+        );
     }
     if let Some(metrics) = facts.metrics {
         println!("metrics   http://{metrics}/metrics");

@@ -12,9 +12,11 @@ mod metrics;
 mod names;
 mod port;
 mod reach;
+mod records;
 mod running;
 pub mod socks;
 mod status;
+mod transparent;
 mod visit;
 
 use std::{
@@ -34,15 +36,17 @@ use serde::{Deserialize, Serialize};
 use socket2::{Domain, Socket, Type};
 
 pub use access::{AccessList, Visitor};
-pub use dns::DnsPort;
+pub use dns::{DnsAnswers, DnsPort};
 pub use local_socket::{BindError, LocalClient, LocalSocket};
 pub use metrics::{Measures, MetricsPort, Tally};
 pub use names::Names;
 pub use port::{LocalPort, PortError};
 pub use reach::{Ended, FirstLink, LookedUp, Pinged};
-pub use running::RunningNode;
+pub use records::Records;
+pub use running::{Ports, RunningNode};
 pub use socks::SocksDoor;
 pub use status::{Link, Paths, ReadyPath, Service, Status};
+pub use transparent::TransparentPort;
 pub use visit::Visit;
 
 use crate::session::{Deliver, Protocol};
@@ -208,6 +212,8 @@ pub struct Doors {
     pub socks: Option<TcpListener>,
     /// For programs and resolvers that ask for names.
     pub dns: Option<DnsPort>,
+    /// For programs whose connections the kernel redirects.
+    pub transparent: Option<TransparentPort>,
     /// For monitoring.
     pub metrics: Option<MetricsPort>,
     /// For the command line.
@@ -234,16 +240,20 @@ impl Doors {
                 port.serve(node.clone(), wishes.clone()).await;
             }
         };
-        let proxy = proxy(self.extended_errors);
+        let (proxy, door) = (proxy(self.extended_errors), SocksDoor::new(node.clone(), names.clone()));
+        let door = Arc::new(Counted::new(door, wishes.clone()));
+        let transparent = async {
+            if let Some(port) = self.transparent {
+                port.serve(&proxy, door.clone()).await;
+            }
+        };
         let socks = async {
             match self.socks {
                 None => pending().await,
                 Some(listener) => {
-                    let door = SocksDoor::new(node.clone(), names.clone());
-                    let door = Arc::new(Counted::new(door, wishes.clone()));
                     let error = match tokio::net::TcpListener::from_std(listener) {
                         Ok(listener) => {
-                            let Err(error) = proxy.serve(listener, door).await;
+                            let Err(error) = proxy.serve(listener, door.clone()).await;
                             error
                         }
                         Err(error) => error,
@@ -252,7 +262,7 @@ impl Doors {
                 }
             }
         };
-        tokio::join!(sockets, socks, dns, metrics);
+        tokio::join!(sockets, socks, dns, transparent, metrics);
     }
 }
 

@@ -43,6 +43,10 @@ impl LocalPort {
         LocalPort { name: "metrics port", option: "--metrics", usual: 9079, address }.checked()
     }
 
+    pub(super) fn transparent(address: SocketAddr) -> Result<LocalPort, PortError> {
+        LocalPort { name: "transparent port", option: "--transparent", usual: 9040, address }.checked()
+    }
+
     /// Only what the programs of this machine can reach.
     fn checked(self) -> Result<LocalPort, PortError> {
         if self.address.ip().is_loopback() { Ok(self) } else { Err(PortError::Public(self)) }

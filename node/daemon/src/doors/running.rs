@@ -21,22 +21,26 @@ const PUBLISHING: Duration = Duration::from_secs(120);
 /// A running node behind its doors.
 pub struct RunningNode {
     daemon: Daemon,
-    socks: Option<SocketAddr>,
-    dns: Option<SocketAddr>,
+    ports: Ports,
     names: Arc<Names>,
     confinement: Report,
 }
 
+/// Where the ports for programs are.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Ports {
+    /// The proxy port.
+    pub socks: Option<SocketAddr>,
+    /// The DNS port.
+    pub dns: Option<SocketAddr>,
+    /// The transparent port.
+    pub transparent: Option<SocketAddr>,
+}
+
 impl RunningNode {
-    /// The node behind a proxy port and a DNS port, whose doors know these names, in a process that has given up so much.
-    pub fn new(
-        daemon: Daemon,
-        socks: Option<SocketAddr>,
-        dns: Option<SocketAddr>,
-        names: Arc<Names>,
-        confinement: Report,
-    ) -> RunningNode {
-        RunningNode { daemon, socks, dns, names, confinement }
+    /// The node behind these ports, whose doors know these names, in a process that has given up so much.
+    pub fn new(daemon: Daemon, ports: Ports, names: Arc<Names>, confinement: Report) -> RunningNode {
+        RunningNode { daemon, ports, names, confinement }
     }
 }
 
@@ -73,7 +77,8 @@ impl NodeHandle for RunningNode {
 
     async fn status(&self) -> Status {
         let confinement = self.confinement.clone();
-        Status { socks: self.socks, dns: self.dns, confinement, ..self.daemon.status().await }
+        let Ports { socks, dns, transparent } = self.ports;
+        Status { socks, dns, transparent, confinement, ..self.daemon.status().await }
     }
 }
 

@@ -27,6 +27,8 @@ pub struct Status {
     pub socks: Option<SocketAddr>,
     /// Where the DNS port is.
     pub dns: Option<SocketAddr>,
+    /// Where the transparent port is.
+    pub transparent: Option<SocketAddr>,
     /// What another node joins with.
     pub invitation: Option<String>,
     /// Nodes of the network that are known here, without this one.

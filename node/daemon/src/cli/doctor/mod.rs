@@ -6,13 +6,10 @@ mod resolver;
 
 use std::{net::SocketAddr, path::Path};
 
-use super::{Negative, Whom, say};
+use super::{Negative, Whom, running::DNS, say};
 use crate::doors::{Status, local_socket::ClientError};
 use machine::Machine;
 use resolver::{Advice, PROPOSED, find};
-
-/// Where the DNS port is proposed.
-const DNS: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 9053);
 
 /// Find out whether the node works, and what makes this machine send .ap to it
 ///

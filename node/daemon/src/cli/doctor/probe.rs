@@ -102,7 +102,7 @@ mod tests {
     use tokio::net::TcpListener;
 
     use super::*;
-    use crate::doors::DnsPort;
+    use crate::doors::{DnsAnswers, DnsPort};
 
     #[tokio::test]
     async fn a_port_that_nobody_serves_is_told_from_one_that_answers_wrong() {
@@ -119,7 +119,7 @@ mod tests {
 
     #[tokio::test]
     async fn the_nodes_own_dns_gives_the_right_answer() {
-        let port = DnsPort::bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let port = DnsPort::bind("127.0.0.1:0".parse().unwrap(), DnsAnswers::default()).unwrap();
         let address = port.address().unwrap();
         let serving = tokio::spawn(port.serve(Arc::default()));
         assert_eq!(ask_dns(address).await, Ok(()));

@@ -1,11 +1,13 @@
 //! The command line's side of the local socket.
 
 use std::{
-    io,
+    fs, io,
+    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     time::Duration,
 };
 
+use nix::unistd::geteuid;
 use phantom_protocol::address::ApName;
 use tokio::net::UnixStream;
 
@@ -45,6 +47,9 @@ impl LocalClient {
     pub async fn connect(places: &[PathBuf]) -> Result<LocalClient, ClientError> {
         for place in places.iter() {
             match UnixStream::connect(place).await {
+                Ok(stream) if !is_served_by_owner(&stream, place) => {
+                    return Err(ClientError::NotYours(place.clone()));
+                }
                 Ok(stream) => return LocalClient::greet(stream, place).await,
                 Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
                     return Err(ClientError::NotYours(place.clone()));
@@ -147,6 +152,38 @@ impl LocalClient {
             Ok(Reply::Error { message, .. }) => Err(ClientError::Refused(message)),
             Ok(reply) => Ok(reply),
             Err(_) => Err(ClientError::Strange),
+        }
+    }
+}
+
+/// Whoever serves here learns what is asked, and what it answers is believed: in a folder that others can write, another user
+/// could have put a socket in the place of the node's.
+fn is_served_by_owner(stream: &UnixStream, place: &Path) -> bool {
+    let folder = place.parent().and_then(|folder| fs::metadata(folder).ok()).map(|folder| folder.uid());
+    stream.peer_cred().is_ok_and(|server| may_serve(server.uid(), geteuid().as_raw(), folder))
+}
+
+/// Root also looks at the nodes of others, where they are at home.
+fn may_serve(server: u32, own: u32, owner_of_folder: Option<u32>) -> bool {
+    server == own || server == 0 || (own == 0 && owner_of_folder == Some(server))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nobody_but_the_own_user_and_root_is_taken_for_the_node() {
+        for (server, own, folder, may) in [
+            (1000, 1000, None, true),
+            (0, 1000, Some(1000), true),
+            (1001, 1000, Some(1000), false),
+            (1001, 1000, Some(1001), false),
+            (1000, 0, Some(1000), true),
+            (1001, 0, Some(1000), false),
+            (1001, 0, None, false),
+        ] {
+            assert_eq!(may_serve(server, own, folder), may, "{server} {own} {folder:?}");
         }
     }
 }

@@ -8,12 +8,12 @@ mod aliases;
 
 use std::{
     cmp::Reverse,
-    collections::BTreeMap,
+    collections::{BTreeMap, HashMap},
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use phantom_protocol::address::{ApAddress, ApName};
+use phantom_protocol::address::{ApAddress, ApName, BadName};
 
 use aliases::{Alias, Aliases};
 
@@ -30,6 +30,8 @@ pub struct Names {
 
 #[derive(Debug, Default)]
 struct Known {
+    /// Labels that are names, as they were last read.
+    by_label: HashMap<String, ApName>,
     groups: BTreeMap<String, Group>,
     /// Names of all groups.
     count: usize,
@@ -84,6 +86,25 @@ impl From<ApName> for Found {
 }
 
 impl Names {
+    /// Reads a host name in lower case. To find out whether a key is one costs more than all else about a question, so it is
+    /// found out once.
+    pub fn read(&self, host: &str) -> Result<ApName, BadName> {
+        let label = host.strip_suffix(".ap").and_then(|labels| labels.rsplit('.').next());
+        let known = label.and_then(|label| self.known().by_label.get(label).copied());
+        if let Some(name) = known {
+            return Ok(name);
+        }
+        let name = host.parse()?;
+        if let Some(label) = label {
+            let by_label = &mut self.known().by_label;
+            if by_label.len() >= MOST {
+                by_label.clear();
+            }
+            by_label.insert(label.to_owned(), name);
+        }
+        Ok(name)
+    }
+
     /// Remembers a name for a group, and says its AP address.
     pub fn remember(&self, group: &str, name: ApName) -> Ipv6Addr {
         let address = ApAddress::of(name.public());
@@ -207,6 +228,28 @@ mod tests {
         }
         assert_eq!(found(&names, "a", first), None);
         assert_eq!(found(&names, "a", second), Some(name(1)), "it was asked for again and again");
+    }
+
+    #[test]
+    fn a_name_is_read_the_same_again_and_again() {
+        let names = Names::default();
+        for number in 0..=MOST as u64 {
+            let text = name(number).to_string();
+            for host in [text.clone(), format!("www.{text}")] {
+                assert_eq!(names.read(&host), Ok(name(number)));
+            }
+        }
+        assert!(names.known().by_label.len() <= MOST);
+        let text = name(0).to_string();
+        for wrong in [
+            text.replace(".ap", ".app"),
+            text.replace(".ap", ""),
+            format!("{text}.ap"),
+            "ap".into(),
+            ".ap".into(),
+        ] {
+            assert!(names.read(&wrong).is_err(), "{wrong}");
+        }
     }
 
     #[test]
