@@ -1,11 +1,12 @@
 """The resolver of a machine sends .ap to a node: what `phantom doctor` says, and the files of examples/resolver."""
 
+import ipaddress
 import os
 import re
 import shutil
 import socket
 
-from e2e.doors import AAAA, NO_ERROR, lookup
+from e2e.doors import AAAA, NO_ERROR, PTR, REFUSED, A, lookup
 from harness import Skip, build, test
 from harness.children import wait_for
 from harness.phantom import AP_NAME, Node, free_port, world
@@ -35,13 +36,20 @@ def dnsmasq_and_unbound_send_names_to_the_node(t):
     dns = free_port()
     node = Node(t, "node", "127.66.0.1", options=["--dns", f"127.0.0.1:{dns}"])
     name = AP_NAME.search(node.ask("identity", "new", "somebody").stdout).group()
-    code, direct = lookup(f"127.0.0.1:{dns}", name, AAAA)
-    assert code == NO_ERROR and direct, (code, direct)
+    direct = {kind: lookup(f"127.0.0.1:{dns}", name, kind) for kind in (A, AAAA)}
+    assert all(code == NO_ERROR and len(answers) == 1 for code, answers in direct.values()), direct
+    backwards = [ipaddress.ip_address(answers[0]).reverse_pointer for _, answers in direct.values()]
     for program, port in ((dnsmasq, free_port()), (unbound, free_port())):
         process = t.children.start(program.__name__, *program(t, programs[program.__name__], dns, port))
         end = f"127.0.0.1:{port}"
         answered = wait_for(f"{program.__name__} to answer", lambda: answer_of(end, name), 20, process)
-        assert answered == (NO_ERROR, direct), f"{program.__name__}: {answered}, not {direct}"
+        assert answered == direct[AAAA], f"{program.__name__}: {answered}, not {direct}"
+        assert lookup(end, name, A) == direct[A], program.__name__
+        for address in backwards:
+            code, [found] = lookup(end, address, PTR)
+            assert code == NO_ERROR and name.split(".")[0].encode() in found, f"{program.__name__}: {address} is {found}"
+        # The node refuses what is not its own, and nobody else is asked.
+        assert lookup(end, "1.0.0.127.in-addr.arpa", PTR)[0] in (NO_ERROR, REFUSED), program.__name__
 
 
 def answer_of(end, name):

@@ -165,7 +165,8 @@ fn render(findings: &[Finding]) -> String {
         }
     }
     if findings.iter().any(|finding| finding.about == "resolver") {
-        text += "   note      what DNS answers leads somewhere through the proxy port alone: point programs there\n";
+        text += "   note      what DNS answers leads somewhere through the proxy port, and without it where the kernel redirects \
+                 connections to the transparent port: see examples/transparent.nft\n";
     }
     text
 }

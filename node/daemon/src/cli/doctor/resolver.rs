@@ -272,13 +272,13 @@ mod tests {
             (
                 Resolver::Resolved(Some(258)),
                 DELEGATE_FILE,
-                "\nDNS=127.0.0.1:5353\nDomains=~ap\n",
+                "\nDNS=127.0.0.1:5353\nDomains=~ap ~c.f.ip6.arpa\n",
                 "systemd-resolved",
             ),
             (
                 Resolver::Resolved(Some(257)),
                 RESOLVED_FILE,
-                "[Resolve]\nDNS=127.0.0.1:5353\nDomains=~ap\n",
+                "[Resolve]\nDNS=127.0.0.1:5353\nDomains=~ap ~c.f.ip6.arpa\n",
                 "systemd-resolved",
             ),
             (Resolver::Dnsmasq, DNSMASQ_FILE, "\nserver=/ap/127.0.0.1#5353\n", "dnsmasq"),
@@ -295,8 +295,11 @@ mod tests {
 
     #[test]
     fn what_is_set_up_for_this_port_is_left_as_it_is_and_for_another_is_not() {
-        let file =
-            ("etc/dnsmasq.d/phantom.conf", "# mine\nserver=/ap/127.0.0.1#5353\nrebind-domain-ok=/ap/\n");
+        let file = (
+            "etc/dnsmasq.d/phantom.conf",
+            "# mine\nserver=/ap/127.0.0.1#5353\nserver=/127.in-addr.arpa/127.0.0.1#5353\n\
+             server=/c.f.ip6.arpa/127.0.0.1#5353\nrebind-domain-ok=/ap/\n",
+        );
         let machine = machine(&[LOCAL, file], &["dnsmasq"]);
         let resolver = find(&machine);
         assert_eq!(resolver.advice(&machine, dns()), Advice::Done(DNSMASQ_FILE));
