@@ -200,7 +200,8 @@ async fn edns_is_answered_with_edns() {
     assert_eq!(response.edns.expect("EDNS").max_payload(), 1_232);
     message.edns.as_mut().unwrap().set_version(1).set_dnssec_ok(true);
     let response = ask(served.at, &message).await;
-    assert_eq!(response.metadata.response_code, ResponseCode::BADVERS);
+    // The library also knows this number by another name.
+    assert_eq!(u16::from(response.metadata.response_code), u16::from(ResponseCode::BADVERS));
     let edns = response.edns.expect("EDNS");
     assert!(edns.version() == 0 && edns.flags().dnssec_ok && response.answers.is_empty());
 }

@@ -34,7 +34,8 @@ def plain_programs_reach_names_over_both_kinds_of_addresses(t):
 
         # Without the rules an address leads nowhere, and the port takes nobody who was not redirected.
         assert plain(t, "-4", path).returncode == 7
-        assert plain(t, "-4", "http://127.0.0.1:9040/").returncode in (52, 56)
+        own = plain(t, "-4", "http://127.0.0.1:9040/")
+        assert own.returncode in (7, 55, 56) and not own.stdout, own
         run("ip", "-6", "route", "replace", "local", "fc00::/8", "dev", "lo")
         run(nft, "-f", RULES)
         fetched = lambda: plain(t, "-4", path).stdout.strip() == expected
