@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use phantom_protocol::{
     identity::NodeId,
-    limits::{FRESH_RECORD_SECS, KNOCK_AGAIN, NODE_RECORD_LIFE_SECS, PROOF_LIFE},
+    limits::{FRESH_RECORD_SECS, KNOCK_AGAIN, NODE_RECORD_LIFE_SECS, PROOF_LIFE, QUOTA_GRACE},
     node::{Relay, Relaying},
 };
 
@@ -19,7 +19,7 @@ fn world(nodes: usize, seed: u64) -> World {
 }
 
 fn relaying(world: &World, place: usize) -> Relaying {
-    world.member(place).node.relaying(world.net.now(Place(place)).moment)
+    world.member(place).node.relaying(world.net.now(Place(place)))
 }
 
 fn id(world: &World, place: usize) -> NodeId {
@@ -123,4 +123,29 @@ fn one_that_does_not_want_to_relay_is_unknown_to_others_and_has_paths() {
     assert_eq!(relaying(&world, 12), Relaying::Unwanted);
     let its_id = id(&world, 12);
     assert!((0..12).all(|place| !knows(&world, place, its_id)));
+}
+
+#[test]
+fn a_node_whose_quota_is_spent_leaves_the_paths_of_others_in_order_and_keeps_its_own() {
+    let mut world = world(14, 312);
+    assert!(world.run_until(120, |world| (0..14).all(|place| has_path(world, place))));
+    let its_id = id(&world, 5);
+    let serves = |world: &World| {
+        let mut all = (0..14).filter(|place| *place != 5).flat_map(|place| world.member(place).node.paths());
+        all.any(|(_, path)| path.relays.contains(&its_id))
+    };
+    // It is drawn sooner or later.
+    for newcomer in 14..40 {
+        if serves(&world) {
+            break;
+        }
+        world.join(newcomer, 3);
+        world.run(10);
+    }
+    world.at(5, |member, now| member.act(now, |node, out| node.handle_carried(now, u64::MAX, out)));
+    assert_eq!(relaying(&world, 5), Relaying::Spent);
+    let own: Vec<_> = world.member(5).node.paths().map(|(id, _)| id).collect();
+    world.run(QUOTA_GRACE.as_secs() + 5);
+    assert!(!serves(&world), "paths through it were ended");
+    assert!(own.iter().any(|path| world.member(5).switch.has_path(*path)), "its own go on");
 }

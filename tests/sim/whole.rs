@@ -206,7 +206,7 @@ impl Member {
             Output::Trial { ticket, outcome } => {
                 seen.trials.insert(ticket, outcome.map_err(|why| why.to_string()));
             }
-            Output::Persist(_) | Output::Relaying(_) => {}
+            Output::Persist(_) | Output::Relaying(_) | Output::KeepSpending(_) => {}
         }
     }
 }
@@ -346,6 +346,8 @@ impl World {
             secret: Arc::clone(&secret),
             contact,
             relay,
+            quota: Some(u64::MAX),
+            spending: None,
             network: Network::private("simulation"),
             family: None,
             hops: self.plan.hops,

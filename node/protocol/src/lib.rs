@@ -4,6 +4,7 @@
 //! world, the simulator adds a virtual one.
 
 pub mod address;
+pub mod allowance;
 mod budget;
 pub mod crypto;
 pub mod identity;

@@ -218,6 +218,10 @@ pub const UNKNOWN_DIALS: (u32, u32) = (32, 2);
 /// With this many links, none is opened for strangers.
 pub const LINKS_FOR_STRANGERS: usize = 1_536;
 
+/// A node whose monthly quota is spent ends the paths of others after this.
+pub const QUOTA_GRACE: Duration = Duration::from_secs(60);
+/// What was carried is written down this often.
+pub const QUOTA_KEPT: Duration = Duration::from_secs(60);
 /// A node that nobody has reached for this long, and [`PROOF_VAIN`] neighbours have tried in vain since, announces
 /// itself no longer.
 pub const PROOF_LIFE: Duration = Duration::from_secs(3 * 3_600);

@@ -43,6 +43,12 @@ pub(super) struct Configuration {
     pub(super) listen: Option<SocketAddr>,
     #[serde(deserialize_with = "relay")]
     pub(super) relay: Option<Relay>,
+    #[serde(deserialize_with = "rate")]
+    pub(super) rate: Option<u64>,
+    #[serde(deserialize_with = "burst")]
+    pub(super) burst: Option<u64>,
+    #[serde(deserialize_with = "quota")]
+    pub(super) quota: Option<u64>,
     #[serde(deserialize_with = "address")]
     pub(super) socks: Option<SocketAddr>,
     #[serde(deserialize_with = "dns")]
@@ -196,6 +202,9 @@ impl Configuration {
             join,
             listen,
             relay,
+            rate,
+            burst,
+            quota,
             socks,
             dns,
             metrics,
@@ -217,6 +226,9 @@ impl Configuration {
             ("join", *join != other.join),
             ("listen", *listen != other.listen),
             ("relay", *relay != other.relay),
+            ("rate", *rate != other.rate),
+            ("burst", *burst != other.burst),
+            ("quota", *quota != other.quota),
             ("socks", *socks != other.socks),
             ("dns", *dns != other.dns),
             ("dns-records", *dns_records != other.dns_records),
@@ -380,6 +392,18 @@ fn kinds<'de, D: Deserializer<'de>>(value: D) -> Result<Option<Kinds>, D::Error>
     read(value, str::parse).map(Some)
 }
 
+fn rate<'de, D: Deserializer<'de>>(value: D) -> Result<Option<u64>, D::Error> {
+    read(value, giving::rate).map(Some)
+}
+
+fn burst<'de, D: Deserializer<'de>>(value: D) -> Result<Option<u64>, D::Error> {
+    read(value, giving::burst).map(Some)
+}
+
+fn quota<'de, D: Deserializer<'de>>(value: D) -> Result<Option<u64>, D::Error> {
+    read(value, giving::quota).map(Some)
+}
+
 fn hops<'de, D: Deserializer<'de>>(value: D) -> Result<Option<u8>, D::Error> {
     read(value, number(HOPS)).map(Some)
 }
@@ -479,6 +503,9 @@ mod tests {
             join,
             listen,
             relay,
+            rate,
+            burst,
+            quota,
             socks,
             dns,
             metrics,
@@ -501,6 +528,7 @@ mod tests {
                 && listen.is_some()
                 && relay == Some(Relay::default())
                 && transparent.is_some()
+                && (rate, burst, quota) == (Some(5_000_000), Some(50_000_000), Some(500_000_000_000))
                 && metrics.is_some()
                 && unsafe_logs
                 && state.is_some()
@@ -566,6 +594,8 @@ mod tests {
                 "3: unknown key `mx`, expected one of `name`, `srv`, `txt`",
             ),
             ("record = 1", "1: record: each record begins with a line of its own, [[record]]"),
+            ("rate = 5", "1: rate: it looks like 5 MB/s: a number and one of kB/s, MB/s"),
+            ("burst = \"5\"", "1: burst: it looks like 50 MB: a number and one of kB, MB"),
             ("listen = \"here\"", "1: listen: it looks like"),
             ("join = \"hello\"", "1: join: this is not an invitation"),
             ("state = \"~/phantom\"", "1: state: it is a whole path, from the first /"),
@@ -638,6 +668,9 @@ mod tests {
             "join",
             "listen",
             "relay",
+            "rate",
+            "burst",
+            "quota",
             "socks",
             "dns",
             "dns-records",

@@ -227,6 +227,8 @@ mod tests {
             ("up --dns-records mx", "it is a, aaaa, or a,aaaa"),
             ("up --transparent 9040", "it looks like 127.0.0.1:9070"),
             ("up --relay sometimes", "it is auto, always or never"),
+            ("up --rate 5", "it looks like 5 MB/s"),
+            ("up --burst 5MB/s", "it looks like 50 MB"),
             ("up --listen :443", "it looks like 127.0.0.1:9070"),
             ("up --join hello", "invitation"),
             ("host 99999", "99999"),

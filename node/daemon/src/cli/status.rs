@@ -83,6 +83,10 @@ fn write_into(text: &mut String, status: &Status) -> std::fmt::Result {
     writeln!(text, "listens   {}", or_none(status.listen))?;
     let why = status.relaying_why.as_ref().map_or(String::new(), |why| format!(": {why}"));
     writeln!(text, "relaying  {}{why}", status.relaying)?;
+    if let Some(quota) = &status.quota {
+        let (used, bytes) = (gigabytes(quota.used), gigabytes(quota.bytes));
+        writeln!(text, "quota     {used} of {bytes} GB used, anew on {}", quota.renewed)?;
+    }
     writeln!(text, "socks     {}", or_none(status.socks))?;
     writeln!(text, "dns       {}", or_none(status.dns))?;
     if status.transparent.is_some() {
@@ -128,6 +132,11 @@ fn write_into(text: &mut String, status: &Status) -> std::fmt::Result {
     Ok(())
 }
 
+/// With three decimals.
+fn gigabytes(bytes: u64) -> String {
+    format!("{}.{:03}", bytes / 1_000_000_000, bytes / 1_000_000 % 1_000)
+}
+
 /// An address as it is, an id by its first characters.
 pub(super) fn short(relay: &str) -> &str {
     let is_id = relay.len() == 64 && relay.bytes().all(|byte| byte.is_ascii_hexdigit());
@@ -145,7 +154,7 @@ pub(super) fn time(seconds: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::doors::ReadyPath;
+    use crate::doors::{Quota, ReadyPath};
 
     #[test]
     fn people_see_short_ids_and_whole_sentences() {
@@ -155,6 +164,8 @@ mod tests {
         status.guards = vec!["127.18.0.1:4000".into(), "ef".repeat(32)];
         status.dns = Some("127.0.0.1:9053".parse().unwrap());
         status.relaying = "no".into();
+        status.quota =
+            Some(Quota { bytes: 500_000_000_000, used: 1_234_567_890, renewed: "2026-12-01".into() });
         status.relaying_why = Some("nobody could reach it".into());
         status.paths.ready.push(ReadyPath { relays, purpose: "client".into(), expires_in: 4000 });
         let text = render(&status);
@@ -162,6 +173,7 @@ mod tests {
             "abababab (",
             "dns       127.0.0.1:9053\n",
             "relaying  no: nobody could reach it\n",
+            "quota     1.234 of 500.000 GB used, anew on 2026-12-01\n",
             "guards    127.18.0.1:4000, efefefef\n",
             "127.17.0.1:4000 > cdcdcdcd (1 h 6 min left)",
             "Too few nodes.",
@@ -194,6 +206,7 @@ mod tests {
             "notice",
             "relaying",
             "relaying_why",
+            "quota",
             "uptime_seconds",
         ] {
             assert!(json.get(field).is_some(), "{field}");

@@ -38,6 +38,7 @@ use crate::{
         local_socket::{make_folders, node_places},
     },
     hidden,
+    link::RateLimit,
     link::open_port,
     store,
 };
@@ -58,6 +59,7 @@ const SETTLING: Duration = Duration::from_secs(8);
 Examples:
   phantom up --join INVITATION
   phantom up --listen 198.51.100.7:443          relay for others, too: needs an address that they reach
+  phantom up --listen 198.51.100.7:443 --rate 5MB/s
   phantom up --state ./second --socks 127.0.0.1:9071
   phantom up --config ./phantom.toml            every option but --config is a key of it: hops = 3
   curl -q --noproxy '' --socks5-hostname 127.0.0.1:9070 http://NAME.ap/")]
@@ -71,6 +73,15 @@ pub(super) struct Args {
     /// Whether to relay for others: auto, when another node has reached --listen; always; or never [default: auto]
     #[arg(long, value_name = "WHEN", value_parser = giving::relay)]
     relay: Option<Relay>,
+    /// What all links together may carry a second in each direction, own traffic and relayed alike [default: no limit]
+    #[arg(long, value_name = "RATE", value_parser = giving::rate)]
+    rate: Option<u64>,
+    /// What may go at once after a rest, if there is a --rate [default: as much as a second's]
+    #[arg(long, value_name = "BYTES", value_parser = giving::burst)]
+    burst: Option<u64>,
+    /// What all links may carry in a month, both directions together; then it relays no longer [default: no limit]
+    #[arg(long, value_name = "BYTES", value_parser = giving::quota)]
+    quota: Option<u64>,
     /// The proxy port for programs: SOCKS5, SOCKS4a, HTTP CONNECT [default: 127.0.0.1:9070]
     #[arg(long, value_name = "ADDR", value_parser = end_point)]
     socks: Option<SocketAddr>,
@@ -120,6 +131,9 @@ impl Args {
             join: self.join.or(file.join),
             listen: self.listen.or(file.listen),
             relay: self.relay.or(file.relay),
+            rate: self.rate.or(file.rate),
+            burst: self.burst.or(file.burst),
+            quota: self.quota.or(file.quota),
             socks: self.socks.or(file.socks),
             dns: self.dns.or(file.dns),
             dns_records: self.dns_records.or(file.dns_records),
@@ -337,10 +351,21 @@ fn config(args: &Args, state: PathBuf) -> anyhow::Result<Config> {
     config.friends = args.join.iter().map(|join| join.contact_in(network.id())).collect::<Result<_, _>>()?;
     config.listen = listen;
     config.relay = args.relay.unwrap_or_default();
+    config.rate = rate(args)?;
+    config.quota = args.quota;
     // On loopback every node has an address of its own, and is known by it; elsewhere the system chooses.
     config.source = listen.map(|listen| listen.ip()).filter(IpAddr::is_loopback);
     config.hops = args.hops.map_or(DEFAULT_HOPS, usize::from);
     Ok(config)
+}
+
+fn rate(args: &Args) -> anyhow::Result<Option<RateLimit>> {
+    match (args.rate, args.burst) {
+        (None, Some(_)) => {
+            Err(Usage("--burst says nothing without --rate. Give both: --rate \"5 MB/s\"".to_owned()).into())
+        }
+        (rate, burst) => Ok(rate.map(|rate| RateLimit { rate, burst: burst.unwrap_or(rate) })),
+    }
 }
 
 /// An invitation names its network; who has none is where its address is.

@@ -11,14 +11,18 @@ use std::{
 
 use phantom_protocol::{
     identity::{ApPublic, ApSecret, NodeId},
-    node::{GroupId, NewLink, Node, OpenFailure, OpenRequest, Output, Purpose, Relaying, ServiceId, Ticket},
+    node::{
+        CARRIED_EVERY, NewLink, Node, OpenFailure, OpenRequest, Output, Purpose, QuotaStatus, Relaying,
+        ServiceId, Ticket,
+    },
     time::{Moment, UnixTime},
     tunnel::{OwnedPathId, OwnerTunnelId},
-    wire::opener::Answer,
+    wire::{cell::CELL, opener::Answer},
 };
 use tokio::sync::{mpsc, oneshot};
 
 use super::{
+    groups::Groups,
     memory,
     scribe::Scribe,
     tunnels::{Delivery, Sender},
@@ -26,15 +30,13 @@ use super::{
 use crate::{
     clock::Clock,
     doors::{Paths, ReadyPath, Tally},
-    link::{Dial, LinkEvent, LinkEvents, Links, NetOutlet},
+    link::{Carried, Dial, LinkEvent, LinkEvents, Links, NetOutlet},
     session::{self, Group, OpenError, OpenedTunnel, Service, Tunnel, TunnelRequest},
     store::Notes,
 };
 
 /// News handled before commands and time-outs get a turn again.
 const BATCH: usize = 256;
-/// Own paths that a session's replacement tunnels stay away from.
-const AVOIDED_PATHS: usize = 3;
 
 /// Known nodes are written down this often, and for the first time this soon.
 const REMEMBER: Duration = Duration::from_secs(600);
@@ -58,8 +60,6 @@ pub(super) enum Command {
     LookUp { peer: ApPublic, answer: oneshot::Sender<Option<(UnixTime, usize)>> },
     /// The relay next to us in the path that a group's newest tunnel to a peer runs in.
     FirstRelay { group: Group, peer: ApPublic, answer: oneshot::Sender<Option<NodeId>> },
-    /// The groups there are.
-    Groups { answer: oneshot::Sender<Vec<Group>> },
     /// No more of them: new ones begin with new paths. Says which there were, and how many paths they had.
     NewGroups { answer: oneshot::Sender<(Vec<Group>, usize)> },
     /// How things are.
@@ -90,6 +90,7 @@ pub(super) struct DriverStatus {
     /// By reason.
     pub links_ended: Tally,
     pub dials_failed: Tally,
+    pub quota: Option<QuotaStatus>,
 }
 
 /// Somebody waits for a tunnel.
@@ -113,9 +114,7 @@ pub(super) struct Driver {
     scribe: Option<Scribe>,
     tickets: BTreeMap<Ticket, Asked>,
     tunnels: BTreeMap<OwnerTunnelId, Open>,
-    groups: BTreeMap<Group, GroupId>,
-    /// Own paths that tunnels of a group to a peer ran in, newest last.
-    recent: BTreeMap<(GroupId, ApPublic), Vec<OwnedPathId>>,
+    groups: Groups,
     services: BTreeMap<ServiceId, Arc<Service>>,
     published: BTreeMap<ServiceId, usize>,
     waiting_published: Vec<(ServiceId, oneshot::Sender<()>)>,
@@ -128,6 +127,9 @@ pub(super) struct Driver {
     /// Tunnels at which the closed ones are sorted out.
     tidy_at: usize,
     remember_at: Moment,
+    /// What links had carried when it was counted last, and when that is done again.
+    carried: u64,
+    count_at: Moment,
 }
 
 impl Driver {
@@ -146,8 +148,7 @@ impl Driver {
             scribe,
             tickets: BTreeMap::new(),
             tunnels: BTreeMap::new(),
-            groups: BTreeMap::new(),
-            recent: BTreeMap::new(),
+            groups: Groups::default(),
             services: BTreeMap::new(),
             published: BTreeMap::new(),
             waiting_published: Vec::new(),
@@ -158,6 +159,8 @@ impl Driver {
             counter: 0,
             tidy_at: TIDY,
             remember_at: clock.moment() + REMEMBER_FIRST,
+            carried: 0,
+            count_at: clock.moment() + CARRIED_EVERY,
         }
     }
 
@@ -165,6 +168,10 @@ impl Driver {
     pub(super) async fn run(mut self, events: LinkEvents, commands: mpsc::UnboundedReceiver<Command>) {
         self.drive(events, commands).await;
         self.remember_nodes();
+        self.count_carried();
+        if let Some(spending) = self.node.spending() {
+            self.write(Notes::Spending, spending);
+        }
         if let Some(scribe) = self.scribe.take() {
             scribe.finish().await;
         }
@@ -191,6 +198,9 @@ impl Driver {
                     Some(command) => self.handle_command(command, &mut outlet),
                 },
                 () = tokio::time::sleep(wait) => self.node.handle_timeout(self.clock.now(), &mut outlet),
+            }
+            if self.count_at <= self.clock.moment() {
+                self.count_carried();
             }
             if self.remember_at <= self.clock.moment() {
                 self.remember_nodes();
@@ -253,12 +263,8 @@ impl Driver {
             Command::FirstRelay { group, peer, answer } => {
                 let _ = answer.send(self.first_relay(&group, peer));
             }
-            Command::Groups { answer } => {
-                let _ = answer.send(self.groups.keys().cloned().collect());
-            }
             Command::NewGroups { answer } => {
-                let groups = std::mem::take(&mut self.groups).into_keys().collect();
-                self.recent.clear();
+                let groups = self.groups.end();
                 let _ = answer.send((groups, self.node.handle_new_groups(now, out)));
             }
             Command::Status { answer } => {
@@ -274,18 +280,13 @@ impl Driver {
         answer: oneshot::Sender<Result<OpenedTunnel, OpenError>>,
         out: &mut NetOutlet,
     ) {
-        let counter = &mut self.counter;
-        let group = *self.groups.entry(request.group.clone()).or_insert_with(|| {
-            *counter += 1;
-            GroupId(*counter)
-        });
+        let group = self.groups.id(&request.group);
         let ticket = self.ticket();
         // A tunnel that replaces another one runs in another path too: nobody has told us which side has failed.
-        let avoid_paths =
-            self.recent.remove(&(group, request.peer)).filter(|_| request.proven).unwrap_or_default();
-        if request.proven {
-            self.recent.insert((group, request.peer), avoid_paths.clone());
+        if !request.proven {
+            self.groups.forget_recent(&request.group, &request.peer);
         }
+        let avoid_paths = self.groups.recent(&request.group, &request.peer).to_vec();
         let wanted = OpenRequest {
             ticket,
             group,
@@ -298,7 +299,7 @@ impl Driver {
     }
 
     fn first_relay(&self, group: &Group, peer: ApPublic) -> Option<NodeId> {
-        let newest = self.recent.get(&(*self.groups.get(group)?, peer))?.last()?;
+        let newest = self.groups.recent(group, &peer).last()?;
         let (_, path) = self.node.paths().find(|(id, _)| id == newest)?;
         path.relays.first().copied()
     }
@@ -333,6 +334,7 @@ impl Driver {
                         let _ = answer.send(outcome.map_err(anyhow::Error::from));
                     }
                 }
+                Output::KeepSpending(bytes) => self.write(Notes::Spending, bytes),
                 Output::Persist(bytes) => self.write(Notes::Building, bytes),
             }
         }
@@ -350,13 +352,7 @@ impl Driver {
         let Some(Asked { request, answer }) = self.tickets.remove(&ticket) else {
             return;
         };
-        if let Some(group) = self.groups.get(&request.group) {
-            let recent = self.recent.entry((*group, request.peer)).or_default();
-            recent.push(path);
-            if recent.len() > AVOIDED_PATHS {
-                recent.remove(0);
-            }
-        }
+        self.groups.note(&request.group, request.peer, path);
         let opened = make(tunnel);
         if request.proven {
             self.tunnels.insert(id, Open { inbox, unproven: Some((opened, answer)) });
@@ -459,6 +455,15 @@ impl Driver {
         }
     }
 
+    /// Tells the node what its links have carried.
+    fn count_carried(&mut self) {
+        self.count_at = self.clock.moment() + CARRIED_EVERY;
+        let Carried { cells_in, cells_out, .. } = self.links.carried();
+        let carried = (cells_in + cells_out) * CELL as u64;
+        let news = carried.saturating_sub(std::mem::replace(&mut self.carried, carried));
+        self.node.handle_carried(self.clock.now(), news, &mut self.links.outlet());
+    }
+
     /// Writes down who else there is, so that a restart needs no invitation.
     fn remember_nodes(&mut self) {
         self.remember_at = self.clock.moment() + REMEMBER;
@@ -501,7 +506,8 @@ impl Driver {
             relays_in_use: relays.into_iter().collect(),
             obstacle: stats.obstacle.as_ref().map(ToString::to_string),
             notice: stats.notice.as_ref().map(ToString::to_string),
-            relaying: Some(self.node.relaying(self.clock.moment())),
+            relaying: Some(self.node.relaying(self.clock.now())),
+            quota: self.node.quota(unix),
             entries: self.services.keys().map(|id| (*id, self.node.entries(*id))).collect(),
             build_times: times,
             build_time: stats.spent,

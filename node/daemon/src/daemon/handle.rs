@@ -4,7 +4,7 @@ use phantom_proxy::Connection;
 
 use super::{Command, Daemon, DriverStatus, hosting::hosted, lock, relaying};
 use crate::{
-    doors::{self, Link, Measures, Service, Status, Tally},
+    doors::{self, Link, Measures, Quota, Service, Status, Tally},
     link::LinkStats,
     session::{Flow, SessionStream},
 };
@@ -30,7 +30,8 @@ impl Daemon {
     pub async fn status(&self) -> Status {
         let driver = self.ask(|answer| Command::Status { answer }).await.unwrap_or_default();
         let clock = &self.0.clock;
-        let relaying = driver.relaying.map(|relaying| relaying::said(relaying, self.listening()));
+        let relaying =
+            driver.relaying.map(|relaying| relaying::said(relaying, self.listening(), driver.quota.as_ref()));
         let (relaying, relaying_why) = relaying.unwrap_or_default();
         Status {
             version: env!("CARGO_PKG_VERSION").into(),
@@ -51,6 +52,11 @@ impl Daemon {
             notice: driver.notice,
             relaying: relaying.to_owned(),
             relaying_why,
+            quota: driver.quota.map(|quota| Quota {
+                bytes: quota.most,
+                used: quota.used,
+                renewed: quota.renewed,
+            }),
             ..Status::default()
         }
     }

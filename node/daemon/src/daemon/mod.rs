@@ -3,6 +3,7 @@
 //! [`Daemon::start`] is the one way to start a node; `phantom up` and every node of `phantom demo` go through it.
 
 mod driver;
+mod groups;
 mod handle;
 mod hosting;
 mod memory;
@@ -44,7 +45,7 @@ use tokio::{
 
 use crate::{
     clock::Clock,
-    link::{LinkConfig, LinkStats, Links, TlsIdentity},
+    link::{LinkConfig, LinkStats, Links, RateLimit, TlsIdentity},
     session::{CongestionConfig, Deliver, Flow, Group, Refusal, SessionPool, SessionStream},
     store::{Notes, Store},
 };
@@ -74,6 +75,10 @@ pub struct Config {
     pub relay: Relay,
     /// The port of `listen`, if it was opened before, by [`open_port`](crate::link::open_port).
     pub opened: Option<Arc<TcpListener>>,
+    /// Bytes that its links may carry in a month before it ceases to relay.
+    pub quota: Option<u64>,
+    /// What its links may carry together.
+    pub rate: Option<RateLimit>,
     /// The address that it tells others, if that is not the one it listens on.
     pub advertise: Option<SocketAddr>,
     /// Which of this machine's addresses it dials from.
@@ -94,6 +99,8 @@ impl Config {
             listen: None,
             relay: Relay::default(),
             opened: None,
+            quota: None,
+            rate: None,
             advertise: None,
             source: None,
             hops: DEFAULT_HOPS,
@@ -133,7 +140,7 @@ impl Daemon {
         }
         let mut rng = fresh_rng()?;
         let clock = Clock::new();
-        let Keys { store, secret, tls, kept, remembered, services, visits } =
+        let Keys { store, secret, tls, kept, spending, remembered, services, visits } =
             Keys::of(&config, clock.unix(), &mut rng)?;
         let tls_keys = TlsKeys::one(tls.key_hash());
         let switch = Arc::new(Switch::new(rng.random(), secret.id()));
@@ -142,6 +149,7 @@ impl Daemon {
         link_config.listen = config.listen;
         link_config.opened = config.opened.take().map(|opened| opened.try_clone()).transpose()?;
         link_config.source = config.source;
+        link_config.rate = config.rate;
         let (links, events) = Links::start(link_config, Arc::clone(&switch))?;
         let contact = own_contact(&config, links.listening(), secret.id(), tls_keys)?;
 
@@ -149,6 +157,8 @@ impl Daemon {
             secret: Arc::clone(&secret),
             contact,
             relay: config.relay,
+            quota: config.quota,
+            spending,
             network: config.network.clone(),
             family: None,
             hops: config.hops,
@@ -271,6 +281,7 @@ struct Keys {
     secret: Arc<NodeSecret>,
     tls: TlsIdentity,
     kept: Option<Vec<u8>>,
+    spending: Option<Vec<u8>>,
     remembered: Vec<Vec<u8>>,
     services: PortList,
     visits: VisitList,
@@ -286,6 +297,7 @@ impl Keys {
                 secret,
                 tls,
                 kept: None,
+                spending: None,
                 remembered: Vec::new(),
                 services: PortList::default(),
                 visits: VisitList::new(),
@@ -296,6 +308,7 @@ impl Keys {
             secret: Arc::new(store.node_secret(rng)?),
             tls: store.tls_identity(now)?,
             kept: store.read_notes(Notes::Building)?.map(|bytes| bytes.to_vec()),
+            spending: store.read_notes(Notes::Spending)?.map(|bytes| bytes.to_vec()),
             remembered: store.read_notes(Notes::Nodes)?.map_or_else(Vec::new, |bytes| memory::split(&bytes)),
             services: PortList::read(&store)?,
             visits: visiting::read(&store)?,

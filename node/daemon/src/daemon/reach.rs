@@ -48,9 +48,7 @@ impl Daemon {
     pub async fn new_identity(&self) -> anyhow::Result<Ended> {
         let sessions = self.0.sessions.sessions();
         // First the sessions, or they would move to the new paths.
-        for group in self.ask(|answer| Command::Groups { answer }).await? {
-            self.0.sessions.end_group(&group);
-        }
+        self.0.sessions.groups().iter().for_each(|group| self.0.sessions.end_group(group));
         let (groups, paths) = self.ask(|answer| Command::NewGroups { answer }).await?;
         // Those that have begun meanwhile may have begun on the old ones.
         groups.iter().for_each(|group| self.0.sessions.end_group(group));

@@ -45,7 +45,7 @@ pub use reach::{Ended, FirstLink, LookedUp, Pinged};
 pub use records::Records;
 pub use running::{Ports, RunningNode};
 pub use socks::SocksDoor;
-pub use status::{Link, Paths, ReadyPath, Service, Status};
+pub use status::{Link, Paths, Quota, ReadyPath, Service, Status};
 pub use transparent::TransparentPort;
 pub use visit::Visit;
 

@@ -55,6 +55,20 @@ pub struct Status {
     pub relaying: String,
     /// Why it does not, if so.
     pub relaying_why: Option<String>,
+    /// What the links may carry in a month, if that is limited.
+    pub quota: Option<Quota>,
+}
+
+/// A monthly quota.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Quota {
+    /// Bytes a month, both directions together.
+    pub bytes: u64,
+    /// Of this month.
+    pub used: u64,
+    /// The day, in UTC, on which the next month begins: 2026-12-01.
+    pub renewed: String,
 }
 
 /// A link to another node.

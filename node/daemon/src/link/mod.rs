@@ -14,6 +14,7 @@ mod hello;
 mod listen;
 mod loopback;
 mod outlet;
+mod rate;
 pub mod record;
 mod socket;
 mod stranger;
@@ -51,6 +52,7 @@ pub use self::{
     dial::DialError,
     events::{LinkEvent, LinkEvents},
     outlet::{Inbox, NetOutlet},
+    rate::{LEAST_BURST, LEAST_RATE, RateLimit},
     task::LinkEnd,
     tls::{TlsError, TlsIdentity},
 };
@@ -58,6 +60,7 @@ use self::{
     events::EventSender,
     gate::Gate,
     outlet::Inboxes,
+    rate::Rates,
     table::{BeginDial, Ending, Table},
 };
 use crate::clock::Clock;
@@ -96,6 +99,8 @@ pub struct LinkConfig {
     pub stuck_after: Duration,
     /// The queue of each link.
     pub queue: QueueLimits,
+    /// What all links together may carry in each direction.
+    pub rate: Option<RateLimit>,
 }
 
 impl LinkConfig {
@@ -116,6 +121,7 @@ impl LinkConfig {
             links: 2048,
             stuck_after: Duration::from_secs(20),
             queue: QueueLimits::default(),
+            rate: None,
         }
     }
 }
@@ -172,6 +178,7 @@ struct Shared {
     inboxes: Inboxes,
     events: EventSender,
     dials: Semaphore,
+    rates: Rates,
     handshake_timeout: Duration,
     stuck_after: Duration,
     stop: CancellationToken,
@@ -268,6 +275,7 @@ impl Links {
             events,
             handshake_timeout: config.handshake_timeout,
             stuck_after: config.stuck_after,
+            rates: Rates::new(config.rate),
             dials: Semaphore::new(DIALS_AT_ONCE),
             stop: CancellationToken::new(),
         });

@@ -155,6 +155,11 @@ impl Link {
         }
     }
 
+    /// Cells that wait.
+    pub(super) fn waiting(&self) -> usize {
+        self.queue().len()
+    }
+
     /// Cells that wait, and cells that were dropped.
     pub(super) fn waiting_and_dropped(&self) -> (usize, u64) {
         let queue = self.queue();

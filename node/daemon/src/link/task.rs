@@ -30,6 +30,7 @@ use super::{
     connection::Connection,
     events::LinkEvent,
     outlet::NetOutlet,
+    rate::Turns,
     record::Fault,
     table::{Ending, Link},
     tls::CELLS_PER_RECORD,
@@ -39,8 +40,8 @@ use super::{
 const READ_BATCH: usize = 64;
 /// Looks at what has come in such a batch: a peer that sends records of a byte gets no longer turn than others.
 const LOOKS: usize = 4 * READ_BATCH;
-/// Records written at once, by one system call.
-const RECORDS_AT_ONCE: usize = 4;
+/// Cells written at once, by one system call: four records.
+const CELLS_AT_ONCE: usize = 4 * CELLS_PER_RECORD;
 /// Rounds of reading and writing before other tasks get their turn.
 const ROUNDS: usize = 4;
 /// How often the clock is looked at.
@@ -168,6 +169,8 @@ pub(super) struct LinkTask {
     link: Arc<Link>,
     connection: Connection,
     intake: Intake,
+    sending: Turns,
+    receiving: Turns,
     /// A cell that comes in several records, and how much of it is there.
     cell: Box<Cell>,
     filled: usize,
@@ -196,6 +199,8 @@ impl LinkTask {
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         LinkTask {
             intake: Intake::new(Arc::clone(&shared), Arc::clone(&link)),
+            sending: Turns::new(shared.rates.sending.clone()),
+            receiving: Turns::new(shared.rates.receiving.clone()),
             shared,
             link,
             connection,
@@ -270,7 +275,7 @@ impl LinkTask {
             if self.deadline.is_some_and(|deadline| deadline <= now) {
                 return Err(LinkEnd::Closed);
             }
-            if self.link.must_pause() {
+            if self.link.must_pause() || self.receiving.rests() {
                 // We do not listen, so we cannot say that it is silent.
                 self.last_read = now;
             }
@@ -289,12 +294,13 @@ impl LinkTask {
     }
 
     fn poll_read_batch(&mut self, cx: &mut Context<'_>) -> Result<Progress, LinkEnd> {
-        if self.link.must_pause() {
+        if self.link.must_pause() || self.receiving.poll_rest(cx).is_pending() {
             return Ok(Progress::None);
         }
+        let most = self.receiving.batch(READ_BATCH);
         let now = self.shared.clock.moment();
         let (mut cells, mut looks) = (0, 0);
-        while cells < READ_BATCH && looks < LOOKS {
+        while cells < most && looks < LOOKS {
             match self.connection.poll_data(cx) {
                 Poll::Pending => break,
                 Poll::Ready(Err(error)) => return Err(self.broken(&error)),
@@ -307,6 +313,7 @@ impl LinkTask {
             return Ok(if looks == LOOKS { Progress::Some } else { Progress::None });
         }
         self.last_read = Instant::now();
+        self.receiving.charge(cells);
         self.intake.flush();
         Ok(Progress::Some)
     }
@@ -336,19 +343,37 @@ impl LinkTask {
         if self.shut || !self.poll_written(cx)? {
             return Ok(Progress::None);
         }
-        if self.connection.has_closed() || self.seal_batch()? == 0 {
+        if self.connection.has_closed() {
+            return self.poll_last_words(cx);
+        }
+        let Poll::Ready(turn) = self.poll_turn(cx) else { return Ok(Progress::None) };
+        let sealed = self.seal_batch(turn)?;
+        self.sending.used(sealed);
+        if sealed == 0 {
             return self.poll_last_words(cx);
         }
         self.poll_written(cx)?;
         Ok(Progress::Some)
     }
 
-    /// Moves cells from the queue into records; how many.
-    fn seal_batch(&mut self) -> Result<usize, LinkEnd> {
+    /// How many cells may be taken from the queue now.
+    fn poll_turn(&mut self, cx: &mut Context<'_>) -> Poll<usize> {
+        if !self.sending.is_limited() {
+            return Poll::Ready(CELLS_AT_ONCE);
+        }
+        match self.link.waiting().min(CELLS_AT_ONCE) {
+            0 => Poll::Ready(0),
+            waiting => self.sending.poll_turn(cx, waiting),
+        }
+    }
+
+    /// Moves at most `most` cells from the queue into records; how many.
+    fn seal_batch(&mut self, most: usize) -> Result<usize, LinkEnd> {
         let now = self.shared.clock.moment();
         let mut cells = 0;
-        for _ in 0..RECORDS_AT_ONCE {
-            let sealed = self.connection.seal(|record| self.link.pop(now, record, CELLS_PER_RECORD));
+        while cells < most {
+            let next = CELLS_PER_RECORD.min(most - cells);
+            let sealed = self.connection.seal(|record| self.link.pop(now, record, next));
             let sealed = sealed.map_err(|error| self.broken(&error))?;
             cells += sealed;
             if sealed < CELLS_PER_RECORD {
@@ -363,6 +388,7 @@ impl LinkTask {
 
     fn seal_cell(&mut self, cell: &Cell) -> Result<(), LinkEnd> {
         self.taken = Instant::now();
+        self.sending.book_one();
         self.connection.seal(|record| record.extend_from_slice(&cell.0)).map_err(|error| self.broken(&error))
     }
 

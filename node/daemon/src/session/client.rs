@@ -2,7 +2,7 @@
 //! to the same peer costs one more stream.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fmt,
     sync::{
         Arc, Mutex, PoisonError, Weak,
@@ -26,6 +26,7 @@ use super::{
     congestion::CongestionConfig,
     error::Refusal,
     flow::Flows,
+    memory,
     socket_client::{ClientSocket, PEER, Shared},
     stream::{SessionStream, Streams},
     tls,
@@ -164,6 +165,11 @@ impl SessionPool {
     /// Sessions that are open or being opened.
     pub fn sessions(&self) -> usize {
         self.0.slots().len()
+    }
+
+    /// The groups that have sessions, open or being opened.
+    pub fn groups(&self) -> BTreeSet<Group> {
+        self.0.slots().keys().map(|key| key.group.clone()).collect()
     }
 
     /// Ends all sessions of a group; its streams are lost. What is just being opened begins anew, as somebody else.
@@ -400,11 +406,13 @@ impl Pool {
         });
         let (pool, key, serial): (Weak<Pool>, _, _) = (Arc::downgrade(self), key.clone(), slot.serial);
         let (ended, connection) = (slot.ended.clone(), session.connection.clone());
+        let share = memory::enter(&connection);
         tokio::spawn(async move {
             tokio::select! {
                 () = watch.run() => {}
                 () = ended.cancelled() => connection.close(VarInt::from_u32(0), b""), // also if it was just made
             }
+            drop(share);
             if let Some(pool) = pool.upgrade() {
                 pool.forget(&key, serial);
             }

@@ -24,7 +24,7 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 
-use super::stream::OpenStream;
+use super::{memory, stream::OpenStream};
 
 /// Flows of one session.
 const FLOWS: usize = 128;
@@ -45,8 +45,37 @@ pub(super) struct Flows(Arc<Mutex<BTreeMap<u32, Incoming>>>);
 /// What comes for one flow.
 struct Incoming {
     assembly: Assembly,
+    /// What is counted of it.
+    held: usize,
     deliver: Deliver,
     activity: Arc<Activity>,
+}
+
+impl Incoming {
+    /// The datagram that this part completes. What would take more memory than a flow may have is lost.
+    fn assemble(&mut self, part: &Part<'_>) -> Option<Vec<u8>> {
+        if part.parts == 1 {
+            return self.assembly.push(part).inspect(|_| self.note());
+        }
+        let allowed = part.part == 0 || memory::may_assemble(self.assembly.held() + part.data.len());
+        let whole = if allowed { self.assembly.push(part) } else { None };
+        if !allowed {
+            self.assembly.clear();
+        }
+        self.note();
+        whole
+    }
+
+    fn note(&mut self) {
+        let before = std::mem::replace(&mut self.held, self.assembly.held());
+        memory::assembling(before, self.held);
+    }
+}
+
+impl Drop for Incoming {
+    fn drop(&mut self) {
+        memory::assembling(self.held, 0);
+    }
 }
 
 impl Flows {
@@ -56,7 +85,7 @@ impl Flows {
         let mut flows = self.lock();
         let Some(flow) = flows.get_mut(&part.flow) else { return };
         flow.activity.note();
-        if let Some(whole) = flow.assembly.push(&part) {
+        if let Some(whole) = flow.assemble(&part) {
             (flow.deliver)(whole);
         }
     }
@@ -69,7 +98,10 @@ impl Flows {
         if flows.len() >= FLOWS {
             return None;
         }
-        flows.insert(number, Incoming { assembly: Assembly::default(), deliver, activity: activity.clone() });
+        flows.insert(
+            number,
+            Incoming { assembly: Assembly::default(), held: 0, deliver, activity: activity.clone() },
+        );
         Some(FlowPlace { flows: self.clone(), number, activity })
     }
 

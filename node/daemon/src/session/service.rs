@@ -25,11 +25,13 @@ use super::{
     congestion::CongestionConfig,
     error::Refusal,
     flow::Flows,
+    memory,
+    quota::Quotas,
     socket_service::{ServiceSocket, tunnel_of},
     tls,
     transport::{FAREWELL, endpoint, transport},
     tunnel::Tunnel,
-    visit::{Quotas, Visit},
+    visit::Visit,
     visitors::Visitors,
 };
 
@@ -286,6 +288,7 @@ async fn serve(incoming: Incoming, targets: Arc<dyn Targets>, sessions: &Arc<Ses
     }
     let Some(visiting) = sessions.visitors.enter(client) else { return turn_away(Refusal::Busy) };
     let _place = Place::take(sessions, &connection);
+    let _share = memory::enter(&connection);
     let quotas = sessions.quotas.clone();
     Arc::new(Visit {
         connection,

@@ -23,7 +23,7 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-use super::{After, Group, OpenError, Protocol, Refusal, SpeakAs, testing::World, visit::CONNECTIONS};
+use super::{After, Group, OpenError, Protocol, Refusal, SpeakAs, quota::CONNECTIONS, testing::World};
 
 const PORT: u16 = 80;
 const MIB: u64 = 1 << 20;
@@ -488,12 +488,32 @@ async fn a_session_that_ended_leaves_its_place_though_its_server_still_waits() {
 #[tokio::test]
 async fn a_service_with_too_many_connections_is_busy_until_one_ends() {
     let world = World::new(target(echo).await);
-    let mut open: Vec<_> =
-        (0..CONNECTIONS).map(|_| world.service().quotas().connections.one_more().unwrap()).collect();
-    assert_eq!(world.connect(PORT).await.unwrap_err(), Refusal::Busy);
-    open.pop();
-    ping(&mut world.connect(PORT).await.unwrap()).await;
-    wait_until(|| world.service().quotas().connections.open() < CONNECTIONS).await;
+    let world_group = Group::default();
+    let quota = world.service().quotas().connections.clone();
+    let client = |number: u64| {
+        let mut seed = [9; 32];
+        seed[..8].copy_from_slice(&number.to_be_bytes());
+        ApSecret::from_bytes(&seed).public()
+    };
+    let speaker = SpeakAs::Kept(Arc::new(ApSecret::from_bytes(&[8; 32])));
+    let SpeakAs::Kept(own) = &speaker else { panic!("it is kept") };
+    // Others have taken all, and this client what everybody gets.
+    let mut open = Vec::new();
+    for number in 0.. {
+        let before = open.len();
+        open.extend(std::iter::from_fn(|| quota.one_more(&client(number))));
+        if quota.open() >= CONNECTIONS {
+            break;
+        }
+        assert!(open.len() > before);
+    }
+    let mut held: Vec<_> = std::iter::from_fn(|| quota.one_more(&own.public())).collect();
+    let connect = || world.pool.connect(&world_group, &speaker, world.peer, PORT);
+    assert_eq!(connect().await.unwrap_err(), Refusal::Busy);
+    let before = quota.open();
+    held.pop();
+    ping(&mut connect().await.unwrap()).await;
+    wait_until(|| quota.open() < before).await;
 }
 
 #[tokio::test]

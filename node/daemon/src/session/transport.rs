@@ -28,11 +28,11 @@ pub(super) const FAREWELL: Duration = Duration::from_secs(1);
 const STREAMS: u32 = 1_024;
 /// Bytes of one stream, and of a session, that a slow reader makes its own node hold.
 const STREAM_WINDOW: u32 = 4 << 20;
-const SESSION_WINDOW: u32 = 24 << 20;
+pub(super) const SESSION_WINDOW: u32 = 24 << 20;
 /// Bytes that local programs may have written and the peer not yet acknowledged. Several times a stream's window: a
 /// bulk stream stops at its own window and never takes the room of an echo beside it. Well below the session's window:
 /// when many bulk streams have taken all, each ACK makes room here, but the peer widens its window in large steps only.
-const SEND_WINDOW: u64 = 12 << 20;
+pub(super) const SEND_WINDOW: u64 = 12 << 20;
 /// Bytes of UDP flows that wait in a session, in each direction: the oldest are lost first. More would only make them late.
 const DATAGRAMS: usize = 256 << 10;
 /// Packets that one ACK answers. An ACK costs the chain as much as a full packet.

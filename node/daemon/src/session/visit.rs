@@ -4,10 +4,7 @@ use std::{
     io,
     mem::MaybeUninit,
     net::{Ipv4Addr, Ipv6Addr, SocketAddr},
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
+    sync::Arc,
     time::Duration,
 };
 
@@ -25,14 +22,11 @@ use super::{
     error::Refusal,
     flow::{self, FlowPlace, Flows},
     introduction::introduction,
+    quota::{Counted, Quotas},
     stream::{SessionStream, splice_until},
     visitors::Visitor,
 };
 
-/// UDP flows of one identity. Each has a socket of its own.
-pub(super) const FLOWS: usize = 1_024;
-/// TCP connections to the targets of one identity, those that are being made too.
-pub(super) const CONNECTIONS: usize = 4_096;
 /// A client that opened a stream says what it wants within this.
 const REQUEST: Duration = Duration::from_secs(10);
 /// A local target answers within this.
@@ -92,7 +86,7 @@ impl Visit {
     }
 
     async fn open_connection(&self, target: Target, port: u16) -> Result<OpenedConnection, Refusal> {
-        let count = self.quotas.connections.one_more().ok_or(Refusal::Busy)?;
+        let count = self.quotas.connections.one_more(self.visitor.client()).ok_or(Refusal::Busy)?;
         let tcp = tokio::select! {
             dialled = self.dial(target, port) => dialled?,
             _ = self.connection.closed() => return Err(Refusal::SessionLost),
@@ -142,7 +136,7 @@ impl Visit {
 
     /// A socket of its own, so that answers find back.
     async fn open_flow(&self, stream: &SessionStream, address: SocketAddr) -> Result<OpenedFlow, Refusal> {
-        let count = self.quotas.flows.one_more().ok_or(Refusal::Busy)?;
+        let count = self.quotas.flows.one_more(self.visitor.client()).ok_or(Refusal::Busy)?;
         let anywhere = || match address {
             SocketAddr::V4(_) => (Ipv4Addr::UNSPECIFIED, 0).into(),
             SocketAddr::V6(_) => (Ipv6Addr::UNSPECIFIED, 0).into(),
@@ -189,65 +183,9 @@ struct OpenedFlow {
     count: Counted,
 }
 
-/// What the visitors of a service may have open together.
-#[derive(Clone)]
-pub(super) struct Quotas {
-    pub(super) flows: Quota,
-    pub(super) connections: Quota,
-}
-
-impl Default for Quotas {
-    fn default() -> Quotas {
-        Quotas { flows: Quota::new(FLOWS), connections: Quota::new(CONNECTIONS) }
-    }
-}
-
-/// Counts what is open of one kind, up to a limit.
-#[derive(Clone)]
-pub(super) struct Quota {
-    open: Arc<AtomicUsize>,
-    most: usize,
-}
-
-impl Quota {
-    fn new(most: usize) -> Quota {
-        Quota { open: Arc::default(), most }
-    }
-
-    /// How many are open.
-    pub(super) fn open(&self) -> usize {
-        self.open.load(Ordering::Relaxed)
-    }
-
-    /// One more, until what is returned is dropped. Nothing if there are too many.
-    pub(super) fn one_more(&self) -> Option<Counted> {
-        let counted = Counted(self.open.clone());
-        (self.open.fetch_add(1, Ordering::Relaxed) < self.most).then_some(counted)
-    }
-}
-
-/// One that is open.
-pub(super) struct Counted(Arc<AtomicUsize>);
-
-impl Drop for Counted {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_quota_allows_so_many_and_one_that_ends_makes_room() {
-        let quota = Quota::new(3);
-        let mut open: Vec<_> = (0..3).map(|_| quota.one_more().unwrap()).collect();
-        assert!(quota.one_more().is_none());
-        assert_eq!(quota.open(), 3);
-        open.pop();
-        assert!(quota.one_more().is_some());
-    }
 
     #[tokio::test]
     async fn what_strangers_sent_before_a_flow_was_connected_is_not_of_the_flow() {

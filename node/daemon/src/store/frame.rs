@@ -39,6 +39,7 @@ pub(super) enum Content {
     Nodes = 6,
     Services = 7,
     Visits = 8,
+    Spending = 9,
 }
 
 /// The bytes in a file; `None` if there is none.

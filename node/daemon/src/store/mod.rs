@@ -62,6 +62,8 @@ pub enum Notes {
     Services,
     /// Who is visited under a kept identity.
     Visits,
+    /// What was carried, by month.
+    Spending,
 }
 
 impl Notes {
@@ -71,6 +73,7 @@ impl Notes {
             Notes::Nodes => ("nodes", Content::Nodes),
             Notes::Services => ("services", Content::Services),
             Notes::Visits => ("visits", Content::Visits),
+            Notes::Spending => ("spending", Content::Spending),
         }
     }
 }

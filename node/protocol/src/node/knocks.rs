@@ -37,6 +37,8 @@ pub enum Relaying {
     Proving,
     /// It would, but nobody reaches it.
     Unreached,
+    /// The quota of this month is spent.
+    Spent,
     /// Its user does not want it.
     Unwanted,
     /// It has no address.
@@ -71,8 +73,8 @@ impl Knocks {
 }
 
 impl Node {
-    /// How it stands with relaying for others.
-    pub fn relaying(&self, now: Moment) -> Relaying {
+    /// How it stands with relaying for others, if there is something left to give.
+    pub(super) fn willing_to_relay(&self, now: Moment) -> Relaying {
         match self.config.relay {
             _ if self.config.contact.address.is_none() => Relaying::Unlisted,
             Relay::Never => Relaying::Unwanted,
@@ -144,7 +146,7 @@ impl Node {
                 self.outputs.push_back(Output::Send { link, message });
             }
         }
-        let relays = self.relaying(now.moment) == Relaying::Yes;
+        let relays = self.relaying(now) == Relaying::Yes;
         if std::mem::replace(&mut self.relays, relays) != relays {
             self.outputs.push_back(Output::Relaying(relays));
             if relays {

@@ -49,6 +49,7 @@ mod opens;
 mod pool;
 mod probes;
 mod reachable;
+mod spending;
 #[cfg(test)]
 mod tests;
 
@@ -68,6 +69,8 @@ pub use pool::{Purpose, ReadyPath};
 use probes::Probes;
 use reachable::Reachability;
 pub use reachable::Relay;
+use spending::Spending;
+pub use spending::{CARRIED_EVERY, QuotaStatus};
 
 /// Programs that share paths, look-ups and sessions; numbered by the daemon.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -85,6 +88,10 @@ pub struct NodeConfig {
     pub contact: Contact,
     /// Whether it serves in the paths of others, if it is listed.
     pub relay: Relay,
+    /// Bytes a month over its links after which it ceases to relay.
+    pub quota: Option<u64>,
+    /// What [`Output::KeepSpending`] gave in an earlier life.
+    pub spending: Option<Vec<u8>>,
     /// The network's parameters.
     pub network: Network,
     /// Nodes that share an operator with this one.
@@ -178,6 +185,8 @@ pub enum Output {
     Knock(Contact),
     /// From now on this node says that it can be dialled, or no longer does.
     Relaying(bool),
+    /// Keep this on disk: it is what was carried this month.
+    KeepSpending(Vec<u8>),
     /// Keep this on disk: it is the memory of guards and of the pace of building.
     Persist(Vec<u8>),
 }
@@ -225,6 +234,7 @@ pub struct Node {
     reachability: Reachability,
     /// What the world was told last: whether this node can be dialled.
     relays: bool,
+    spending: Spending,
     exchange: Exchange,
     path_keys: PathKeys,
     setups: HopSetups,
@@ -257,6 +267,7 @@ impl Node {
             knocks: Knocks::default(),
             reachability: Reachability::new(now.moment, knows_nobody),
             relays: false,
+            spending: Spending::new(now.moment, config.quota, config.spending.as_deref()),
             neighbours: Neighbours::new(own),
             strangers_dials: StrangersDials::new(now.moment),
             exchange: Exchange::new(now.moment, config.network.clone(), own, config.friends.clone()),
@@ -346,7 +357,7 @@ impl Node {
                 // Our own circles take what is theirs; the rest is somebody else's circle.
                 let rest =
                     self.builds.handle_round(now, link, round, connection, array.into(), &mut self.rng);
-                if let Some(array) = rest.filter(|_| self.config.relay != Relay::Never) {
+                if let Some(array) = rest.filter(|_| self.helps(now.unix)) {
                     let keys = &mut self.path_keys;
                     self.setups.handle_round(now, link, peer, round, connection, array, keys);
                 }
@@ -408,6 +419,7 @@ impl Node {
             self.sweep_at = now.moment + SWITCH_SWEEP;
             self.switch.handle_timeout(now.moment, out);
             self.end_expired_paths(now, out);
+            self.end_paths_of_others(now, out);
             self.drive_probes(now, out);
             self.release_idle_links(now.moment);
             self.deaths.handle_timeout(now.moment, |tunnel| self.switch.is_open(tunnel));

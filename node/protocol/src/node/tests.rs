@@ -42,6 +42,8 @@ fn node(friends: Vec<Contact>) -> Node {
         contact: contact(0, "127.1.0.1:443"),
         secret,
         relay: Relay::Always,
+        quota: None,
+        spending: None,
         network: Network::private("test"),
         family: None,
         hops: 3,
@@ -234,9 +236,9 @@ fn is_proof(own: &str, network: Network, from: &str, dialled: bool) -> bool {
     node.config.relay = Relay::Auto;
     node.config.network = network;
     node.start(now(), &mut Nowhere);
-    assert_eq!(node.relaying(now().moment), Relaying::Proving);
+    assert_eq!(node.relaying(now()), Relaying::Proving);
     neighbour(&mut node, LINK, 1, from, dialled);
-    node.relaying(now().moment) == Relaying::Yes
+    node.relaying(now()) == Relaying::Yes
 }
 
 #[test]
@@ -254,4 +256,48 @@ fn whoever_comes_in_from_elsewhere_is_a_proof() {
     ] {
         assert_eq!(is_proof(own, network, from, dialled), proves, "{own} from {from}");
     }
+}
+
+#[test]
+fn a_node_whose_quota_is_spent_ceases_to_relay_until_the_next_month() {
+    let mut node = node(vec![]);
+    node.spending = Spending::new(now().moment, Some(1_000), None);
+    node.start(now(), &mut Nowhere);
+    let at = |seconds: u64| Now {
+        moment: now().moment + Duration::from_secs(seconds),
+        unix: UnixTime(now().unix.0 + seconds),
+    };
+    let turns = |node: &mut Node| -> Vec<bool> {
+        let outputs = std::iter::from_fn(|| node.poll_output());
+        outputs.filter_map(|it| if let Output::Relaying(it) = it { Some(it) } else { None }).collect()
+    };
+    node.handle_carried(at(1), 999, &mut Nowhere);
+    assert_eq!((node.relaying(at(1)), turns(&mut node)), (Relaying::Yes, vec![true]));
+    assert!(node.helps(at(1).unix));
+    node.handle_carried(at(2), 1, &mut Nowhere);
+    assert_eq!((node.relaying(at(2)), turns(&mut node)), (Relaying::Spent, vec![false]));
+    assert!(!node.helps(at(2).unix));
+    let month = 31 * 86_400;
+    node.handle_timeout(at(month), &mut Nowhere);
+    assert_eq!((node.relaying(at(month)), turns(&mut node)), (Relaying::Yes, vec![true]));
+}
+
+#[test]
+fn what_was_spent_is_kept_now_and_then_and_counts_after_a_restart() {
+    let mut node = node(vec![]);
+    node.spending = Spending::new(now().moment, Some(1_000), None);
+    let mut kept = Vec::new();
+    for second in 0..300 {
+        let now = Now { moment: now().moment + Duration::from_secs(second), unix: now().unix };
+        node.handle_carried(now, 3, &mut Nowhere);
+        let outputs = std::iter::from_fn(|| node.poll_output());
+        kept.extend(outputs.filter_map(|it| if let Output::KeepSpending(it) = it { Some(it) } else { None }));
+    }
+    assert!((2..=6).contains(&kept.len()), "{} times in five minutes", kept.len());
+    let again = Spending::new(now().moment, Some(900), node.spending().as_deref());
+    node.spending = again;
+    assert_eq!(node.relaying(now()), Relaying::Spent);
+    assert_eq!(node.quota(now().unix).unwrap().used, 900);
+    node.spending = Spending::new(now().moment, Some(900), Some(b"damaged"));
+    assert_eq!(node.quota(now().unix).unwrap().used, 0);
 }

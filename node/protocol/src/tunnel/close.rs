@@ -37,6 +37,14 @@ impl Switch {
         self.take_path(path.0, None, out);
     }
 
+    /// Ends all paths of others that this node serves, in order.
+    pub fn end_paths_of_others(&self, out: &mut impl Outlet) {
+        let paths = lock(&self.registry).of_others();
+        for path in paths {
+            self.end_path(path, None, out);
+        }
+    }
+
     /// A link is gone, and with it everything that it carried.
     pub fn link_down(&self, link: LinkId, out: &mut impl Outlet) {
         let (paths, joins) = lock(&self.registry).link_down(link);

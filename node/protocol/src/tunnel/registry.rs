@@ -246,6 +246,15 @@ impl Registry {
         Some(owned)
     }
 
+    /// Paths of others: those that this node is no end of.
+    pub(super) fn of_others(&self) -> Vec<u64> {
+        let is_of_others = |state: &PathState| match &state.path {
+            RoutingPath::Hop(hop) => hop.neighbours.iter().flatten().all(|end| end.0.0 >= LinkId::FIRST),
+            RoutingPath::Owned(_) => false,
+        };
+        self.paths.iter().filter(|(_, state)| is_of_others(state)).map(|(id, _)| *id).collect()
+    }
+
     fn are_free(&self, ends: &[Option<PathEnd>; 2]) -> bool {
         let [a, b] = ends;
         a != b

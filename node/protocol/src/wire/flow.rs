@@ -79,6 +79,16 @@ pub struct Assembly {
 }
 
 impl Assembly {
+    /// Bytes of the unfinished datagram.
+    pub fn held(&self) -> usize {
+        self.data.len()
+    }
+
+    /// Gives up the unfinished datagram.
+    pub fn clear(&mut self) {
+        *self = Assembly::default();
+    }
+
     /// Takes the next part; returns the datagram that it completes. It holds one unfinished datagram and no more bytes
     /// than have come.
     pub fn push(&mut self, part: &Part<'_>) -> Option<Vec<u8>> {
