@@ -53,7 +53,7 @@ pub(crate) async fn serve_client<D: Dial>(
     };
     match command {
         Command::Connect => client.connect(&*house.dialler, request).await,
-        Command::Listen => client.listen(&*house.dialler, request).await,
+        Command::Listen => client.listen(&*house.dialler, request, house.config.limits.accept).await,
         Command::Associate => client.associate(&*house.dialler, request).await,
         Command::Resolve => client.resolve(&*house.dialler, request).await,
         Command::Reverse => client.reverse(&*house.dialler, request).await,
@@ -99,11 +99,12 @@ impl Client {
         self.join(Accepted { connection: far, host: Host::NONE, port: 0 }).await;
     }
 
-    async fn listen<D: Dial>(mut self, dialler: &D, request: Request) {
+    async fn listen<D: Dial>(mut self, dialler: &D, request: Request, accept: Duration) {
         let Some(listening) = self.wait(dialler.listen(request)).await else { return };
         if !self.accept(&listening.host, listening.port).await {
             return;
         }
+        self.patience = accept;
         let Some(accepted) = self.wait(listening.accepted).await else { return };
         self.join(accepted).await;
     }

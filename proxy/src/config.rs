@@ -32,6 +32,8 @@ pub struct Limits {
     pub handshake: Duration,
     /// The time for dialling, if the dialler itself does not give up.
     pub dial: Duration,
+    /// The time for somebody to come, if the dialler itself does not give up (BIND).
+    pub accept: Duration,
 }
 
 impl Default for Limits {
@@ -42,6 +44,7 @@ impl Default for Limits {
             handshakes: 512,
             handshake: Duration::from_secs(10),
             dial: Duration::from_secs(120),
+            accept: Duration::from_secs(600),
         }
     }
 }

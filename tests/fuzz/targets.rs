@@ -26,6 +26,7 @@ use phantom_protocol::{
         hello::{Binding, Role},
         invitation::Invitation,
         opener::{self, Answer, Opener},
+        outward::Outside,
         record::{NodeFacts, NodeRecord},
         setup::{GoodieBox, HopBox, PathClass, SetupPackage},
     },
@@ -56,6 +57,7 @@ pub const TARGETS: &[Target] = &[
     Target { name: "opener", seeds: opener_seeds, run: opener_body },
     Target { name: "sealed_datagram", seeds: datagram_seeds, run: sealed_datagram },
     Target { name: "udp_flow", seeds: flow_seeds, run: udp_flow },
+    Target { name: "outside", seeds: outside_seeds, run: outside },
     Target { name: "tls_records", seeds: tls_seeds, run: tls_records },
     Target { name: "builds_state", seeds: || vec![vec![0; 64]], run: builds_state },
 ];
@@ -339,6 +341,28 @@ fn udp_flow(bytes: &[u8]) {
             assert!(whole.ends_with(part.data), "what completes it is its end");
             came = 0;
         }
+    }
+}
+
+fn outside_seeds() -> Vec<Vec<u8>> {
+    let names = ["example.com", "a.b-c.d_e.xn--p1ai"].map(|name| Outside::name(name).expect("a name"));
+    let addresses = ["9.9.9.9", "2620:fe::fe"]
+        .map(|it| Outside::address(it.parse().expect("an address")).expect("public"));
+    names.iter().chain(&addresses).map(Outside::encode).collect()
+}
+
+/// What is accepted leads out: no form of a private address, no name of one label.
+fn outside(bytes: &[u8]) {
+    let Ok(outside) = Outside::decode(bytes) else { return };
+    assert_eq!(outside.encode(), bytes);
+    match (outside.as_name(), outside.as_address()) {
+        (Some(name), None) => {
+            assert!(name.contains('.') && name.parse::<std::net::IpAddr>().is_err() && !ApName::is_ap(name));
+        }
+        (None, Some(address)) => {
+            assert!(phantom_protocol::network::is_public(address) && !address.is_loopback())
+        }
+        other => panic!("both or nothing: {other:?}"),
     }
 }
 

@@ -70,8 +70,9 @@ class Demo:
 class Node:
     """`phantom up`: one node in a process of its own, with state and socket in the test's folder."""
 
-    def __init__(self, t, name, address, join=None, options=(), environment=None):
+    def __init__(self, t, name, address, join=None, options=(), environment=None, program=None):
         self.t, self.name, self.address, self.more = t, name, address, environment or {}
+        self.program = program or build.phantom()
         self.listen, self.socks = f"{address}:{free_port(address)}", f"127.0.0.1:{free_port()}"
         self.state = t.folder / f"{name}-state"
         self.options = [*options, *(["--join", join] if join else [])]
@@ -79,7 +80,7 @@ class Node:
         self.start()
 
     def start(self):
-        command = [build.phantom(), "up", "--listen", self.listen, "--socks", self.socks, "--state", self.state]
+        command = [self.program, "up", "--listen", self.listen, "--socks", self.socks, "--state", self.state]
         line = f"socks     {self.socks}"
         before = self.printed().count(line) if self.process else 0
         environment = {**self.environment(), **self.more}

@@ -9,5 +9,6 @@ pub mod doors;
 pub mod folders;
 pub mod hidden;
 pub mod link;
+pub mod outward;
 pub mod session;
 pub mod store;

@@ -72,7 +72,7 @@ impl std::fmt::Debug for NetworkId {
 }
 
 /// Whether the Internet routes to this address: everything in IANA's special-purpose registries is out.
-fn is_public(ip: IpAddr) -> bool {
+pub fn is_public(ip: IpAddr) -> bool {
     match ip.to_canonical() {
         IpAddr::V4(ip) => is_public_v4(ip),
         IpAddr::V6(ip) => is_public_v6(ip),
@@ -84,6 +84,8 @@ fn is_public_v4(ip: Ipv4Addr) -> bool {
     let shared = a == 100 && (64..128).contains(&b);
     let protocol_assignments = (a, b, c) == (192, 0, 0);
     let relays_of_6to4 = (a, b, c) == (192, 88, 99);
+    let black_holes = matches!((a, b, c), (192, 31, 196) | (192, 175, 48));
+    let multicast_relays = (a, b, c) == (192, 52, 193);
     let benchmarks = a == 198 && (18..20).contains(&b);
     let first_or_reserved = a == 0 || a >= 224;
     !(ip.is_private()
@@ -93,17 +95,20 @@ fn is_public_v4(ip: Ipv4Addr) -> bool {
         || shared
         || protocol_assignments
         || relays_of_6to4
+        || black_holes
+        || multicast_relays
         || benchmarks
         || first_or_reserved)
 }
 
 fn is_public_v6(ip: Ipv6Addr) -> bool {
-    let [a, b, ..] = ip.segments();
+    let [a, b, c, ..] = ip.segments();
     let global_unicast = a & 0xe000 == 0x2000;
     let protocol_assignments = a == 0x2001 && b < 0x0200;
     let documentation = (a == 0x2001 && b == 0x0db8) || (a == 0x3fff && b < 0x1000);
     let tunnel_of_6to4 = a == 0x2002;
-    global_unicast && !protocol_assignments && !documentation && !tunnel_of_6to4
+    let black_holes = (a, b, c) == (0x2620, 0x4f, 0x8000);
+    global_unicast && !protocol_assignments && !documentation && !tunnel_of_6to4 && !black_holes
 }
 
 #[cfg(test)]
@@ -139,6 +144,9 @@ mod tests {
             "192.0.0.8",
             "192.0.2.1",
             "192.168.1.1",
+            "192.31.196.1",
+            "192.52.193.1",
+            "192.175.48.1",
             "198.18.0.1",
             "203.0.113.1",
             "224.0.0.1",
@@ -154,6 +162,7 @@ mod tests {
             "2001::1",
             "2001:db8::1",
             "2002:a00:1::",
+            "2620:4f:8000::1",
             "3fff::1",
         ];
         for inside in inside {

@@ -28,6 +28,7 @@ use crate::{
     confinement::Extent,
     doors::{AccessList, HostRequest, Records},
     folders,
+    outward::{Names, Ports, Prefix, Rules},
 };
 
 /// No configuration is longer, in bytes.
@@ -71,6 +72,8 @@ pub(super) struct Configuration {
     pub(super) confinement: Option<Extent>,
     #[serde(deserialize_with = "log")]
     pub(super) log: Option<String>,
+    #[serde(deserialize_with = "out_proxy")]
+    pub(super) out_proxy: Option<ApName>,
     pub(super) extended_errors: bool,
     pub(super) unsafe_logs: bool,
     host: Vec<Spanned<Service>>,
@@ -80,20 +83,28 @@ pub(super) struct Configuration {
 
 /// A service that is published as long as the configuration has it.
 #[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
 struct Service {
-    #[serde(deserialize_with = "port")]
-    port: u16,
+    #[serde(default, deserialize_with = "port")]
+    port: Option<u16>,
     #[serde(default, deserialize_with = "target")]
-    to: Target,
+    to: Option<Target>,
     #[serde(default)]
     udp: bool,
     #[serde(default = "usual_label", rename = "as", deserialize_with = "label")]
     label: String,
-    #[serde(default, rename = "proxy-protocol")]
+    #[serde(default)]
     proxy_protocol: bool,
     #[serde(default)]
     allow: AccessList,
+    #[serde(default)]
+    out_proxy: bool,
+    #[serde(default, deserialize_with = "ports")]
+    allow_ports: Vec<Ports>,
+    #[serde(default)]
+    allow_names: Vec<Names>,
+    #[serde(default)]
+    allow_networks: Vec<Prefix>,
 }
 
 /// A party that is visited under a kept identity as long as the configuration has it.
@@ -213,6 +224,7 @@ impl Configuration {
             state,
             hops,
             ready_file,
+            out_proxy,
             extended_errors,
             user,
             confinement,
@@ -237,6 +249,7 @@ impl Configuration {
             ("state", *state != other.state),
             ("hops", *hops != other.hops),
             ("ready-file", *ready_file != other.ready_file),
+            ("out-proxy", *out_proxy != other.out_proxy),
             ("extended-errors", *extended_errors != other.extended_errors),
             ("user", *user != other.user),
             ("confinement", *confinement != other.confinement),
@@ -266,13 +279,37 @@ impl Configuration {
 
 impl Service {
     fn request(&self) -> HostRequest {
-        HostRequest {
-            port: self.port,
-            to: self.to.complete(self.port),
-            label: self.label.clone(),
-            protocol: host::protocol(self.udp),
-            proxy_protocol: self.proxy_protocol,
-            allow: self.allow.clone(),
+        let plain = match self.port {
+            Some(port) => HostRequest::new(port, self.to.unwrap_or_default().complete(port), &self.label),
+            None => HostRequest::way_out(self.rules(), &self.label),
+        };
+        let protocol = if self.out_proxy { plain.protocol } else { host::protocol(self.udp) };
+        HostRequest { protocol, proxy_protocol: self.proxy_protocol, allow: self.allow.clone(), ..plain }
+    }
+
+    fn rules(&self) -> Rules {
+        let (ports, names, networks) = (&self.allow_ports, &self.allow_names, &self.allow_networks);
+        Rules { ports: ports.clone(), names: names.clone(), networks: networks.clone() }
+    }
+
+    /// What does not go together.
+    fn fault(&self) -> Option<&'static str> {
+        match self.port {
+            None if !self.out_proxy => Some("missing key `port`"),
+            _ if self.out_proxy
+                && (self.port.is_some() || self.to.is_some() || self.udp || self.proxy_protocol) =>
+            {
+                Some(
+                    "out-proxy = true stands in the place of port, to, udp and proxy-protocol. Leave these out",
+                )
+            }
+            _ if !self.out_proxy && self.rules() != Rules::default() => {
+                Some("allow-ports, allow-names and allow-networks need out-proxy = true")
+            }
+            _ if self.udp && self.proxy_protocol => {
+                Some("a service with udp = true cannot have proxy-protocol = true, which is for TCP")
+            }
+            _ => None,
         }
     }
 }
@@ -317,8 +354,7 @@ fn parse(text: &str) -> Result<Configuration, Fault> {
         .map_err(|error| Fault::new(text, error.span(), explained(text, error.message(), error.span())))?;
     let mut seen = BTreeSet::new();
     for service in &read.host {
-        if service.get_ref().udp && service.get_ref().proxy_protocol {
-            let what = "a service with udp = true cannot have proxy-protocol = true, which is for TCP";
+        if let Some(what) = service.get_ref().fault() {
             return Err(Fault::new(text, Some(service.span()), what.to_owned()));
         }
         let HostRequest { port, label, protocol, .. } = service.get_ref().request();
@@ -438,12 +474,18 @@ fn log<'de, D: Deserializer<'de>>(value: D) -> Result<Option<String>, D::Error> 
     read(value, |text| logs::filter(text).map(|_| Some(text.to_owned())))
 }
 
-fn port<'de, D: Deserializer<'de>>(value: D) -> Result<u16, D::Error> {
-    read(value, number(1..=u16::MAX))
+fn port<'de, D: Deserializer<'de>>(value: D) -> Result<Option<u16>, D::Error> {
+    read(value, number(1..=u16::MAX)).map(Some)
 }
 
-fn target<'de, D: Deserializer<'de>>(value: D) -> Result<Target, D::Error> {
-    read(value, str::parse)
+fn target<'de, D: Deserializer<'de>>(value: D) -> Result<Option<Target>, D::Error> {
+    read(value, str::parse).map(Some)
+}
+
+/// A port may be written as the number that it is.
+fn ports<'de, D: Deserializer<'de>>(value: D) -> Result<Vec<Ports>, D::Error> {
+    let values = Vec::<Value>::deserialize(value)?;
+    values.into_iter().map(|value| read(value, str::parse).map_err(D::Error::custom)).collect()
 }
 
 fn label<'de, D: Deserializer<'de>>(value: D) -> Result<String, D::Error> {
@@ -452,6 +494,10 @@ fn label<'de, D: Deserializer<'de>>(value: D) -> Result<String, D::Error> {
 
 fn party<'de, D: Deserializer<'de>>(value: D) -> Result<ApName, D::Error> {
     read(value, str::parse)
+}
+
+fn out_proxy<'de, D: Deserializer<'de>>(value: D) -> Result<Option<ApName>, D::Error> {
+    read(value, str::parse).map(Some)
 }
 
 fn usual_label() -> String {
@@ -517,6 +563,7 @@ mod tests {
             user,
             confinement,
             log,
+            out_proxy,
             extended_errors,
             unsafe_logs,
             host,
@@ -535,12 +582,13 @@ mod tests {
                 && ready_file.is_some()
                 && user.is_some()
                 && log.is_some()
+                && out_proxy.is_some()
                 && extended_errors
         );
         assert_eq!((socks, hops.map(usize::from)), (Some(SOCKS), Some(DEFAULT_HOPS)), "defaults");
         assert_eq!(confinement, Some(Extent::Usual), "default");
         assert_eq!((dns, dns_records), (Some(DnsWish::At(DNS)), Some(Kinds::ALL)), "defaults");
-        assert_eq!((host.len(), visit.len(), record.len()), (1, 1, 1));
+        assert_eq!((host.len(), visit.len(), record.len()), (2, 1, 1));
     }
 
     #[test]
@@ -556,7 +604,18 @@ mod tests {
             let key = option.strip_prefix("no-").unwrap_or(option);
             assert!(in_full.lines().any(|line| line.starts_with(&format!("{key} = "))), "{option}");
         }
-        let of_tables = ["port = ", "to = ", "udp = ", "as = ", "proxy-protocol = ", "allow = "];
+        let of_tables = [
+            "port = ",
+            "to = ",
+            "udp = ",
+            "as = ",
+            "proxy-protocol = ",
+            "allow = ",
+            "out-proxy = true",
+            "allow-ports = ",
+            "allow-names = ",
+            "allow-networks = ",
+        ];
         for key in of_tables.into_iter().chain(["name = ", "srv = ", "txt = ", "https = "]) {
             assert!(in_full.lines().any(|line| line.starts_with(key)), "{key}");
         }
@@ -616,6 +675,14 @@ mod tests {
             ("[[host]]\nport = 80\nallow = [\"::1\"]", "3: allow: ::1 is not an AP address"),
             ("[[visit]]\nto = \"short.ap\"\nas = \"a\"", "2: to: a full name has 56"),
             ("visit = 1", "1: visit: each begins with a line of its own, [[visit]]"),
+            ("[[host]]\nout-proxy = true\nport = 80", "1: out-proxy = true stands in the place of port"),
+            ("[[host]]\nport = 80\nallow-ports = [1]", "1: allow-ports, allow-names and allow-networks need"),
+            ("[[host]]\nout-proxy = true\nallow-ports = [0]", "3: allow-ports: it looks like 443"),
+            (
+                "[[host]]\nout-proxy = true\nallow-names = [\"x\"]",
+                "3: allow-names: it looks like example.org",
+            ),
+            ("out-proxy = \"example.com\"", "1: out-proxy: `example.com` does not end in .ap"),
             ("host = 8000", "1: host: each service begins with a line of its own, [[host]]"),
             ("[host]\nport = 8000", "1: host: each service begins with a line of its own, [[host]]"),
             ("[[host]]\nport = 1\n[[host]]\nport = 1", "3: port 1 of \"default\" is published above already"),
@@ -636,6 +703,7 @@ mod tests {
             protocol: host::protocol(udp),
             proxy_protocol: label == "shell",
             allow: AccessList::default(),
+            outward: None,
         };
         assert_eq!(
             parse(text).unwrap().services(),
@@ -679,6 +747,7 @@ mod tests {
             "state",
             "hops",
             "ready-file",
+            "out-proxy",
             "extended-errors",
             "user",
             "confinement",

@@ -11,7 +11,8 @@ use tokio::{net::TcpStream, time::timeout};
 
 use super::{Usage, Whom, number, progress::Progress, say};
 use crate::{
-    doors::{AccessList, HostRequest, Visitor, is_label},
+    doors::{AccessList, HostRequest, Hosted, Visitor, is_label},
+    outward::{Names, Ports, Prefix, Rules},
     session::Protocol,
 };
 
@@ -36,11 +37,12 @@ Examples:
   phantom host 80 --to 127.0.0.1:8000    http://NAME.ap/
   phantom host 22 --as shell             another identity, another name
   phantom host 22 --allow NAME.ap        only for whom this name is, see `phantom visit`
+  phantom host --out-proxy --as way      a way to the Internet, for web pages
   phantom host 53 --udp --to 5353        datagrams, for programs that use UDP ASSOCIATE of the proxy port")]
 pub(super) struct Args {
     /// The port that others connect to
-    #[arg(value_parser = number(1..=u16::MAX))]
-    port: u16,
+    #[arg(value_parser = number(1..=u16::MAX), required_unless_present = "out_proxy")]
+    port: Option<u16>,
     /// Where their connections go: an address, a port of this machine, or both [default: 127.0.0.1:PORT]
     #[arg(long, value_name = "ADDR")]
     to: Option<Target>,
@@ -58,8 +60,58 @@ pub(super) struct Args {
     /// chooses its identity with `phantom visit`
     #[arg(long, value_name = "NAME.ap")]
     allow: Vec<Visitor>,
+    /// No port: a way out. Visitors reach the ordinary Internet by this machine, which answers for what they do there. Names are
+    /// resolved here; private and other special addresses, and this machine itself, are never reached
+    #[arg(long, conflicts_with_all = ["port", "to", "udp", "proxy_protocol"])]
+    out_proxy: bool,
+    /// The ports that the way out leads to, as 443 or 8000-8999 [default: 80,443]
+    #[arg(
+        long,
+        value_name = "PORTS",
+        value_delimiter = ',',
+        requires = "out_proxy",
+        conflicts_with = "port"
+    )]
+    allow_ports: Vec<Ports>,
+    /// The names that it leads to, as example.org or '*.example.org' for all below it [default: all]
+    #[arg(
+        long,
+        value_name = "NAMES",
+        value_delimiter = ',',
+        requires = "out_proxy",
+        conflicts_with = "port"
+    )]
+    allow_names: Vec<Names>,
+    /// The networks that it leads to besides these names, as 2001:db8::/32 [default: all, if there are no names]
+    #[arg(
+        long,
+        value_name = "NETWORKS",
+        value_delimiter = ',',
+        requires = "out_proxy",
+        conflicts_with = "port"
+    )]
+    allow_networks: Vec<Prefix>,
     #[command(flatten)]
     whom: Whom,
+}
+
+impl Args {
+    fn request(self) -> anyhow::Result<HostRequest> {
+        let allow =
+            AccessList::of(self.allow).map_err(|error| Usage(format!("{error}. Leave out some --allow")))?;
+        let request = match self.port {
+            None => {
+                let (ports, names, networks) = (self.allow_ports, self.allow_names, self.allow_networks);
+                HostRequest::way_out(Rules { ports, names, networks }, &self.label)
+            }
+            Some(port) => {
+                let to = self.to.unwrap_or_default().complete(port);
+                let plain = HostRequest::new(port, to, &self.label);
+                HostRequest { protocol: protocol(self.udp), proxy_protocol: self.proxy_protocol, ..plain }
+            }
+        };
+        Ok(HostRequest { allow, ..request })
+    }
 }
 
 pub(super) fn label(text: &str) -> Result<String, String> {
@@ -75,34 +127,37 @@ pub(super) fn protocol(udp: bool) -> Protocol {
 }
 
 pub(super) async fn run(args: Args) -> anyhow::Result<()> {
-    let to = args.to.unwrap_or_default().complete(args.port);
     let mut client = args.whom.connect().await?;
+    let request = args.request()?;
     let mut progress = Progress::new();
     progress.say("Publishing: building paths to the entry nodes ...");
-    let protocol = protocol(args.udp);
-    let request = HostRequest {
-        port: args.port,
-        to,
-        label: args.label,
-        protocol,
-        proxy_protocol: args.proxy_protocol,
-        allow: AccessList::of(args.allow)
-            .map_err(|error| Usage(format!("{error}. Leave out some --allow")))?,
-    };
     let hosted = timeout(PATIENCE, client.host(request)).await.context(
         "The node has not said within 3 minutes that the port is published. It goes on trying: see `phantom status`",
     )??;
     drop(progress);
-    let port = if hosted.port == 80 && !args.udp { String::new() } else { format!(":{}", hosted.port) };
-    let (name, to) = (hosted.name, hosted.to);
-    if args.udp {
-        return Ok(say(&format!("{name}{port}\nleads to UDP {to} of this machine.\n"))?);
-    }
-    say(&format!("{name}{port}\nleads to {to} of this machine. If it is a website: http://{name}{port}/\n"))?;
-    if !matches!(timeout(Duration::from_secs(2), TcpStream::connect(to)).await, Ok(Ok(_))) {
+    let to = hosted.to;
+    let is_tcp = hosted.protocol == Protocol::Tcp;
+    say(&told(hosted))?;
+    if is_tcp && !matches!(timeout(Duration::from_secs(2), TcpStream::connect(to)).await, Ok(Ok(_))) {
         eprintln!("Nothing listens on {to} yet: visitors are refused until you start your server there.");
     }
     Ok(())
+}
+
+fn told(Hosted { name, port, to, protocol, outward, .. }: Hosted) -> String {
+    let shown = if port == 80 && protocol == Protocol::Tcp { String::new() } else { format!(":{port}") };
+    match (protocol, outward) {
+        (Protocol::Outward, rules) => format!(
+            "{name}\nleads to the Internet: {}. Others go out with: phantom up --out-proxy {name}\n",
+            rules.unwrap_or_default()
+        ),
+        (Protocol::Udp, _) => format!("{name}{shown}\nleads to UDP {to} of this machine.\n"),
+        (Protocol::Tcp, _) => {
+            format!(
+                "{name}{shown}\nleads to {to} of this machine. If it is a website: http://{name}{shown}/\n"
+            )
+        }
+    }
 }
 
 /// Where connections go, as far as somebody has said it.

@@ -116,6 +116,9 @@ fn write_into(text: &mut String, status: &Status) -> std::fmt::Result {
         )?;
     }
     writeln!(text, "sessions  {}", status.sessions)?;
+    if let Some(out_proxy) = &status.out_proxy {
+        writeln!(text, "out by    {out_proxy}")?;
+    }
     for visit in &status.visits {
         writeln!(text, "visiting  {visit}")?;
     }
@@ -201,6 +204,7 @@ mod tests {
             "relays_in_use",
             "services",
             "visits",
+            "out_proxy",
             "sessions",
             "obstacle",
             "notice",

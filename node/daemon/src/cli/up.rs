@@ -13,7 +13,9 @@ use std::{
 
 use anyhow::{Context, bail};
 use nix::unistd::geteuid;
-use phantom_protocol::{limits::DEFAULT_HOPS, network::Network, node::Relay, wire::invitation::Invitation};
+use phantom_protocol::{
+    address::ApName, limits::DEFAULT_HOPS, network::Network, node::Relay, wire::invitation::Invitation,
+};
 use serde::Serialize;
 
 use super::{
@@ -51,7 +53,7 @@ const SETTLING: Duration = Duration::from_secs(8);
 /// Run a node
 ///
 /// Programs use the network through one port that speaks SOCKS5, SOCKS4a and HTTP CONNECT: names that end in .ap are
-/// resolved inside, everything else is refused. Without an invitation the node waits alone, and prints one for others.
+/// resolved inside, everything else is refused, or goes to the out-proxy that you name. Without an invitation the node waits alone, and prints one for others.
 /// What `phantom host` has published before is published again. Where there is no terminal, SIGHUP makes the node read its
 /// configuration again: services and log follow at once, everything else at the next start.
 #[derive(Debug, clap::Args)]
@@ -106,6 +108,10 @@ pub(super) struct Args {
     /// A file that is there while programs can come in: JSON with node, socks, dns, listen, state, pid, invitation
     #[arg(long, value_name = "FILE")]
     ready_file: Option<PathBuf>,
+    /// Who leads programs to the ordinary Internet: names outside .ap and public addresses go there, unresolved. Without it,
+    /// they are refused
+    #[arg(long, value_name = "NAME.ap")]
+    out_proxy: Option<ApName>,
     /// Tell SOCKS5 programs by Tor's codes F0 to F7 why a .ap name cannot be reached; programs that are not made for Tor may
     /// not know them
     #[arg(long)]
@@ -142,6 +148,7 @@ impl Args {
             state: self.state.or_else(|| file.state.clone()),
             hops: self.hops.or(file.hops),
             ready_file: self.ready_file.or_else(|| file.ready_file.clone()),
+            out_proxy: self.out_proxy.or(file.out_proxy),
             extended_errors: self.extended_errors || file.extended_errors,
             user: self.user.or_else(|| file.user.clone()),
             no_confinement: self.no_confinement,
@@ -309,7 +316,7 @@ fn state_folder(args: &Args, user: Option<&User>) -> anyhow::Result<PathBuf> {
     }
 }
 
-/// All that the node opens, makes or removes from now on. Who looks up names of the Internet reads the last two.
+/// All that the node opens, makes or removes from now on. Who offers a way out reads the last.
 fn files(state: &Path, configuration: Option<&Path>, ready_file: &ReadyFile) -> Files {
     let mut files = Files::default().own(state);
     for folder in make_folders(&node_places(state)) {
@@ -321,7 +328,7 @@ fn files(state: &Path, configuration: Option<&Path>, ready_file: &ReadyFile) -> 
     if let Some(file) = configuration {
         files = files.read_replaced(file);
     }
-    files.read_of_system(Path::new("/etc/resolv.conf")).read(Path::new("/etc/hosts"))
+    files.read_of_system(Path::new("/etc/resolv.conf"))
 }
 
 async fn reload_until_end(asked: &mut Asked, reload: &Reload<'_>) {
@@ -355,6 +362,7 @@ fn config(args: &Args, state: PathBuf) -> anyhow::Result<Config> {
     config.quota = args.quota;
     // On loopback every node has an address of its own, and is known by it; elsewhere the system chooses.
     config.source = listen.map(|listen| listen.ip()).filter(IpAddr::is_loopback);
+    config.out_proxy = args.out_proxy.map(|name| *name.public());
     config.hops = args.hops.map_or(DEFAULT_HOPS, usize::from);
     Ok(config)
 }

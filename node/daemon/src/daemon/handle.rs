@@ -44,6 +44,7 @@ impl Daemon {
             guards: driver.guards.iter().map(|(_, guard)| guard.clone()).collect(),
             services: self.services(&driver),
             visits: self.visits(),
+            out_proxy: self.config().out_proxy.map(|peer| peer.name().to_string()),
             sessions: self.0.sessions.sessions(),
             known_nodes: driver.known_nodes,
             paths: driver.paths,

@@ -6,6 +6,7 @@
 
 use std::{
     collections::BTreeMap,
+    net::IpAddr,
     sync::{Arc, Mutex},
 };
 
@@ -173,7 +174,7 @@ impl Daemon {
         let public = secret.public();
         let target = ((request.protocol, request.port), request.clone());
         let targets = Arc::new(Mutex::new(Targets::from([target])));
-        let ports = Arc::new(Ports(Arc::clone(&targets)));
+        let ports = Arc::new(Ports { targets: Arc::clone(&targets), own: self.own_addresses() });
         let service = Arc::new(Service::new(Arc::clone(&secret), ports, &CongestionConfig::default())?);
         let answering = Arc::clone(&service);
         let id = self.ask(|answer| Command::Host { secret, hops, service: answering, answer }).await?;
@@ -206,6 +207,13 @@ impl Daemon {
         Ok(true)
     }
 
+    /// Where this node is reached, as far as it knows.
+    fn own_addresses(&self) -> Vec<IpAddr> {
+        let config = &self.0.config;
+        let ends = [config.listen, config.advertise, self.0.contact.address].into_iter().flatten();
+        ends.map(|end| end.ip()).chain(config.source).collect()
+    }
+
     pub(super) fn identity(&self, label: &str, key: Key) -> anyhow::Result<ApSecret> {
         let mut rng = fresh_rng()?;
         match (&self.0.store, key) {
@@ -227,9 +235,10 @@ impl Daemon {
 }
 
 pub(super) fn hosted(request: HostRequest, public: &ApPublic) -> Hosted {
-    let HostRequest { port, to, label, protocol, proxy_protocol, allow } = request;
+    let HostRequest { port, to, label, protocol, proxy_protocol, allow, outward } = request;
     let address = public.address().into();
-    Hosted { label, name: public.name().to_string(), address, port, to, protocol, proxy_protocol, allow }
+    let name = public.name().to_string();
+    Hosted { label, name, address, port, to, protocol, proxy_protocol, allow, outward }
 }
 
 /// Ports, by label, protocol and number.

@@ -6,6 +6,7 @@ mod driver;
 mod groups;
 mod handle;
 mod hosting;
+mod meeting;
 mod memory;
 mod reach;
 mod relaying;
@@ -32,6 +33,7 @@ use phantom_protocol::{
     wire::{
         contact::{Contact, TlsKeys},
         invitation::Invitation,
+        outward::Outside,
     },
 };
 use rand::{
@@ -51,6 +53,7 @@ use crate::{
 };
 use driver::{Command, Driver, DriverStatus};
 use hosting::{Hosting, PortList};
+use meeting::Meetings;
 use scribe::Scribe;
 use tunnels::{DriverOpener, Sender};
 use visiting::{VisitList, Visiting};
@@ -87,6 +90,8 @@ pub struct Config {
     pub hops: usize,
     /// Ready paths that it keeps.
     pub pool: usize,
+    /// Who leads its programs to the ordinary Internet; `None` if nobody is to.
+    pub out_proxy: Option<ApPublic>,
 }
 
 impl Config {
@@ -105,6 +110,7 @@ impl Config {
             source: None,
             hops: DEFAULT_HOPS,
             pool: POOL,
+            out_proxy: None,
         }
     }
 }
@@ -123,6 +129,7 @@ struct Inner {
     sessions: SessionPool,
     hosting: Hosting,
     visiting: Visiting,
+    meetings: Meetings,
     started: Moment,
     clock: Clock,
     store: Option<Arc<Store>>,
@@ -179,6 +186,7 @@ impl Daemon {
             sessions: SessionPool::new(opener, CongestionConfig::default()),
             hosting: Hosting::default(),
             visiting: Visiting::default(),
+            meetings: Meetings::default(),
             driver: Mutex::new(Some(driver)),
             started: clock.moment(),
             clock,
@@ -233,6 +241,12 @@ impl Daemon {
         let speak_as = self.speak_as(&peer);
         let opened = self.0.sessions.flow(group, &speak_as, peer, port, deliver).await;
         opened.map_err(|refusal| refusal.told_to(&speak_as))
+    }
+
+    /// Connects to somebody outside the network, by the out-proxy.
+    pub async fn go_out(&self, group: &Group, to: Outside, port: u16) -> Result<SessionStream, Refusal> {
+        let Some(peer) = self.0.config.out_proxy else { return Err(Refusal::NotAllowed) };
+        self.0.sessions.go_out(group, &self.speak_as(&peer), peer, to, port).await
     }
 
     /// Waits until so many paths are ready for clients. Paths of length 0 are made when they are needed.

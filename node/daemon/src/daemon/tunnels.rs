@@ -1,6 +1,9 @@
 //! The seam between sessions and the network: how a session sends, and how it asks for tunnels.
 
-use std::sync::{Arc, Mutex};
+use std::{
+    net::IpAddr,
+    sync::{Arc, Mutex},
+};
 
 use futures_util::{FutureExt, future::BoxFuture};
 use phantom_protocol::{
@@ -14,9 +17,10 @@ use super::{driver::Command, hosting, lock};
 use crate::{
     doors::HostRequest,
     link::{self, Links},
+    outward::WayOut,
     session::{
-        self, After, OpenError, OpenTunnel, OpenedTunnel, Protocol, Refusal, Target, Targets, TunnelRequest,
-        TunnelSend,
+        self, After, GoOut, OpenError, OpenTunnel, OpenedTunnel, Protocol, Refusal, Target, Targets,
+        TunnelRequest, TunnelSend,
     },
 };
 
@@ -82,25 +86,43 @@ impl OpenTunnel for DriverOpener {
     }
 }
 
-/// The published ports of one identity.
-pub(super) struct Ports(pub(super) Arc<Mutex<hosting::Targets>>);
+/// The published ports of one identity, and its way out.
+pub(super) struct Ports {
+    pub(super) targets: Arc<Mutex<hosting::Targets>>,
+    /// Where this node is reached.
+    pub(super) own: Vec<IpAddr>,
+}
 
 impl Targets for Ports {
     /// Who finds a closed door here does not learn which of the other doors there are.
     fn target(&self, client: &ApPublic, protocol: Protocol, port: u16) -> Result<Target, Refusal> {
-        let ports = lock(&self.0);
+        let ports = lock(&self.targets);
         match ports.get(&(protocol, port)) {
             Some(HostRequest { to, proxy_protocol, allow, .. }) if allow.admits(client) => {
                 Ok(Target { address: *to, introduces: *proxy_protocol })
             }
-            _ if ports.values().all(|port| port.allow.admits(client)) => Err(Refusal::Refused),
-            _ => Err(Refusal::NotAllowed),
+            _ => Err(closed(&ports, client, Refusal::Refused)),
+        }
+    }
+
+    fn way_out(&self, client: &ApPublic) -> Result<Arc<dyn GoOut>, Refusal> {
+        let ports = lock(&self.targets);
+        match ports.get(&(Protocol::Outward, 0)) {
+            Some(HostRequest { outward: Some(rules), allow, .. }) if allow.admits(client) => {
+                Ok(Arc::new(WayOut::new(rules.clone(), self.own.clone())))
+            }
+            _ => Err(closed(&ports, client, Refusal::ProtocolUnknown)),
         }
     }
 
     fn admits(&self, client: &ApPublic) -> bool {
-        lock(&self.0).values().any(|port| port.allow.admits(client))
+        lock(&self.targets).values().any(|port| port.allow.admits(client))
     }
+}
+
+/// What a client learns of what is not there, or not for it.
+fn closed(ports: &hosting::Targets, client: &ApPublic, not_there: Refusal) -> Refusal {
+    if ports.values().all(|port| port.allow.admits(client)) { not_there } else { Refusal::NotAllowed }
 }
 
 #[cfg(test)]
@@ -124,7 +146,8 @@ mod tests {
             let request = HostRequest { allow, ..HostRequest::new(*port, to, "web") };
             ((Protocol::Tcp, *port), request)
         };
-        Ports(Arc::new(Mutex::new(ports.iter().map(port).collect::<BTreeMap<_, _>>())))
+        let targets = Arc::new(Mutex::new(ports.iter().map(port).collect::<BTreeMap<_, _>>()));
+        Ports { targets, own: Vec::new() }
     }
 
     #[test]

@@ -213,6 +213,28 @@ mod tests {
             Err(io::ErrorKind::ConnectionRefused.into())
         }
 
+        fn out_proxy(&self) -> Option<ApPublic> {
+            None
+        }
+
+        async fn meet(
+            &self,
+            _: &str,
+            _: Option<phantom_protocol::address::ApAddress>,
+            _: u16,
+        ) -> io::Result<crate::doors::Awaited<TcpStream>> {
+            Err(io::ErrorKind::Unsupported.into())
+        }
+
+        async fn go_out(
+            &self,
+            _: &str,
+            _: phantom_protocol::wire::outward::Outside,
+            _: u16,
+        ) -> io::Result<TcpStream> {
+            Err(io::ErrorKind::PermissionDenied.into())
+        }
+
         async fn flow(&self, group: &str, _: ApPublic, port: u16, answer: Deliver) -> io::Result<Echo> {
             self.opened.lock().unwrap().push(port);
             if port == 7 {

@@ -23,14 +23,18 @@ use std::{
     fmt,
     future::{Future, pending},
     io,
-    net::{Ipv6Addr, SocketAddr, TcpListener},
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener},
     path::PathBuf,
     sync::Arc,
     time::Duration,
 };
 
-use futures_util::future::join_all;
-use phantom_protocol::{address::ApName, identity::ApPublic};
+use futures_util::future::{BoxFuture, join_all};
+use phantom_protocol::{
+    address::{ApAddress, ApName},
+    identity::ApPublic,
+    wire::outward::Outside,
+};
 use phantom_proxy::{Config, Connection, Elsewhere, Pac, Proxy};
 use serde::{Deserialize, Serialize};
 use socket2::{Domain, Socket, Type};
@@ -49,7 +53,10 @@ pub use status::{Link, Paths, Quota, ReadyPath, Service, Status};
 pub use transparent::TransparentPort;
 pub use visit::Visit;
 
-use crate::session::{Deliver, Protocol};
+use crate::{
+    outward::Rules,
+    session::{Deliver, Protocol},
+};
 use metrics::{Counted, Wishes};
 
 /// Programs that have connected to the proxy port and were not looked at yet.
@@ -71,6 +78,26 @@ pub trait NodeHandle: Send + Sync + 'static {
         port: u16,
     ) -> impl Future<Output = io::Result<Self::Stream>> + Send;
 
+    /// Who leads programs to the ordinary Internet, if the user has named somebody.
+    fn out_proxy(&self) -> Option<ApPublic>;
+
+    /// Connects to somebody outside the network by the out-proxy. Errors are those of [`NodeHandle::connect`].
+    fn go_out(
+        &self,
+        group: &str,
+        to: Outside,
+        port: u16,
+    ) -> impl Future<Output = io::Result<Self::Stream>> + Send;
+
+    /// Publishes a port (0: any) for one connection of `from`, or of anybody, under an identity that is made for it; returns
+    /// when others can find it.
+    fn meet(
+        &self,
+        group: &str,
+        from: Option<ApAddress>,
+        port: u16,
+    ) -> impl Future<Output = io::Result<Awaited<Self::Stream>>> + Send;
+
     /// Opens a UDP flow to a port of a peer; what comes back goes to `deliver`. Errors are those of
     /// [`NodeHandle::connect`].
     fn flow(
@@ -90,6 +117,16 @@ pub trait NodeHandle: Send + Sync + 'static {
 
     /// How the node is.
     fn status(&self) -> impl Future<Output = Status> + Send;
+}
+
+/// A port that waits for one visitor. Dropping it ends the waiting.
+pub struct Awaited<S> {
+    /// The identity that was made for it.
+    pub name: ApName,
+    /// The port to come to.
+    pub port: u16,
+    /// Ends when the visitor is there.
+    pub came: BoxFuture<'static, io::Result<(S, ApName)>>,
 }
 
 /// What the command line alone asks of a node.
@@ -145,9 +182,43 @@ pub struct HostRequest {
     /// Who may come in.
     #[serde(default, skip_serializing_if = "AccessList::admits_everybody")]
     pub allow: AccessList,
+    /// Where the way out leads: there is one if `protocol` says so, which then has port 0 and no place of its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub outward: Option<Rules>,
 }
 
 impl HostRequest {
+    /// To publish a way out for everybody.
+    pub fn way_out(rules: Rules, label: &str) -> HostRequest {
+        let nowhere = (Ipv4Addr::UNSPECIFIED, 0).into();
+        HostRequest {
+            protocol: Protocol::Outward,
+            outward: Some(rules),
+            ..HostRequest::new(0, nowhere, label)
+        }
+    }
+
+    /// Why it cannot be published as it is, in words for the user.
+    pub fn fault(&self) -> Option<&'static str> {
+        let is_outward = self.protocol == Protocol::Outward;
+        match self {
+            _ if !is_label(&self.label) => Some("A name consists of 1 to 32 of a-z, 0-9 and -."),
+            HostRequest { outward: Some(rules), .. } if !rules.is_bounded() => {
+                Some("A way out has at most 1000 rules of each kind.")
+            }
+            HostRequest { outward, .. } if outward.is_some() != is_outward => {
+                Some("Rules are for a way out.")
+            }
+            HostRequest { port, .. } if (*port == 0) != is_outward => {
+                Some("A port is a number from 1 to 65535.")
+            }
+            HostRequest { proxy_protocol: true, protocol: Protocol::Udp | Protocol::Outward, .. } => {
+                Some("The PROXY protocol is for TCP ports: nothing else has a line in front.")
+            }
+            _ => None,
+        }
+    }
+
     /// To publish a TCP port for everybody.
     pub fn new(port: u16, to: SocketAddr, label: &str) -> HostRequest {
         HostRequest {
@@ -157,6 +228,7 @@ impl HostRequest {
             protocol: Protocol::Tcp,
             proxy_protocol: false,
             allow: AccessList::default(),
+            outward: None,
         }
     }
 }
@@ -183,13 +255,19 @@ pub struct Hosted {
     /// Who may come in.
     #[serde(default, skip_serializing_if = "AccessList::admits_everybody")]
     pub allow: AccessList,
+    /// Where the way out leads, if it is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub outward: Option<Rules>,
 }
 
 impl fmt::Display for Hosted {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Hosted { name, port, to, label, .. } = self;
         let udp = if self.protocol == Protocol::Udp { "udp " } else { "" };
-        write!(f, "{name}:{port} -> {udp}{to} (as {label})")?;
+        match &self.outward {
+            Some(rules) => write!(f, "{name} -> the Internet, {rules} (as {label})")?,
+            None => write!(f, "{name}:{port} -> {udp}{to} (as {label})")?,
+        }
         match self.allow.known() {
             None => Ok(()),
             Some(1) => f.write_str(" for 1 known visitor"),

@@ -3,11 +3,17 @@
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use anyhow::{bail, ensure};
-use phantom_protocol::{address::ApName, identity::ApPublic};
+use futures_util::FutureExt;
+use phantom_protocol::{
+    address::{ApAddress, ApName},
+    identity::ApPublic,
+    wire::outward::Outside,
+};
 use tokio::time::timeout;
 
 use super::{
-    CommandHandle, Ended, HostRequest, Hosted, LookedUp, Measures, Names, NodeHandle, Pinged, Status, Visit,
+    Awaited, CommandHandle, Ended, HostRequest, Hosted, LookedUp, Measures, Names, NodeHandle, Pinged,
+    Status, Visit,
 };
 use crate::{
     confinement::Report,
@@ -50,6 +56,29 @@ impl NodeHandle for RunningNode {
 
     async fn connect(&self, group: &str, peer: ApPublic, port: u16) -> io::Result<SessionStream> {
         self.daemon.connect(&Group::new(group), peer, port).await.map_err(to_program)
+    }
+
+    async fn meet(
+        &self,
+        group: &str,
+        from: Option<ApAddress>,
+        port: u16,
+    ) -> io::Result<Awaited<SessionStream>> {
+        let meeting = self.daemon.meet(&Group::new(group), from, port).await.map_err(to_program)?;
+        let (name, port) = (meeting.public().name(), meeting.port());
+        let came = async move {
+            let (stream, visitor) = meeting.come().await?;
+            Ok((stream, visitor.name()))
+        };
+        Ok(Awaited { name, port, came: came.boxed() })
+    }
+
+    fn out_proxy(&self) -> Option<ApPublic> {
+        self.daemon.config().out_proxy
+    }
+
+    async fn go_out(&self, group: &str, to: Outside, port: u16) -> io::Result<SessionStream> {
+        self.daemon.go_out(&Group::new(group), to, port).await.map_err(to_program)
     }
 
     async fn flow(&self, group: &str, peer: ApPublic, port: u16, deliver: Deliver) -> io::Result<Flow> {

@@ -7,16 +7,21 @@
 use std::{io, net::IpAddr, sync::Arc};
 
 use data_encoding::HEXLOWER;
-use phantom_protocol::address::{ApName, BadName};
-use phantom_proxy::{Datagrams, Dial, DialError, Host, Isolation, Request, ServiceError};
+use phantom_protocol::{
+    address::{ApName, BadName},
+    wire::outward::{NotOutside, Outside},
+};
+use phantom_proxy::{
+    Accepted, Datagrams, Dial, DialError, Host, Isolation, Listening, Request, ServiceError,
+};
 use sha2::{Digest, Sha256};
 use tracing::{info, warn};
 
 use super::{
-    NodeHandle,
+    Awaited, NodeHandle,
     datagrams::Association,
     held::Held,
-    names::{Found, Names, is_of_names},
+    names::{Found, Hold, Names, is_of_names},
 };
 use crate::{
     hidden::Hidden,
@@ -40,11 +45,33 @@ impl<N: NodeHandle> SocksDoor<N> {
     }
 }
 
+impl<N: NodeHandle> SocksDoor<N> {
+    /// What goes out by the out-proxy; nothing if there is none, or it is for [`party`] to say.
+    fn outside(&self, host: &Host) -> Result<Option<Outside>, DialError> {
+        if self.node.out_proxy().is_none() {
+            return Ok(None);
+        }
+        outside(host).map_err(|why| {
+            warn!("a program asked for something that no out-proxy leads to: {why}");
+            DialError::NotAllowed
+        })
+    }
+}
+
 impl<N: NodeHandle> Dial for SocksDoor<N> {
     type Connection = Held<N::Stream>;
 
     async fn dial(&self, request: Request) -> Result<Held<N::Stream>, DialError> {
         let group = group(&request.isolation);
+        if let Some(outside) = self.outside(&request.host)? {
+            return match self.node.go_out(&group, outside, request.port).await {
+                Ok(stream) => Ok(Held::new(stream, Hold::default())),
+                Err(error) => {
+                    info!("a program was not connected to the Internet: {error}");
+                    Err(reason_outside(&error))
+                }
+            };
+        }
         let Found { name, hold } = party(&request.host, &group, &self.names)?;
         match self.node.connect(&group, *name.public(), request.port).await {
             Ok(stream) => Ok(Held::new(stream, hold)),
@@ -57,6 +84,12 @@ impl<N: NodeHandle> Dial for SocksDoor<N> {
 
     /// The alias, as every program that knows this command understands IPv4; without one, the AP address.
     async fn resolve(&self, request: Request) -> Result<IpAddr, DialError> {
+        if self.outside(&request.host)?.is_some() {
+            info!(
+                "a program asked for the address of a name outside .ap: the out-proxy resolves it when it connects"
+            );
+            return Err(DialError::CommandNotSupported);
+        }
         let group = group(&request.isolation);
         let Found { name, .. } = party(&request.host, &group, &self.names)?;
         let alias = self.names.alias(&group, name).map(IpAddr::V4);
@@ -67,9 +100,44 @@ impl<N: NodeHandle> Dial for SocksDoor<N> {
         Ok(party(&request.host, &group(&request.isolation), &self.names)?.name.to_string())
     }
 
+    /// What is answered is a name, for nobody finds a party by its address alone; who asked with an IPv6 address gets
+    /// addresses, whose names its group may ask for.
+    async fn listen(&self, request: Request) -> Result<Listening<Self::Connection>, DialError> {
+        let group = group(&request.isolation);
+        let from = match request.host {
+            Host::Ip(address) if address.is_unspecified() => None,
+            ref host => Some(party(host, &group, &self.names)?.name.public().address()),
+        };
+        let waiting = self.node.meet(&group, from, request.port).await;
+        let Awaited { name, port, came } = waiting.map_err(|error| {
+            info!("no visitor is awaited for a program: {error}");
+            reason(&error)
+        })?;
+        let names = self.names.clone();
+        let shown = move |name: ApName| match request.host {
+            Host::Ip(IpAddr::V6(_)) => Host::Ip(names.remember(&group, name).into()),
+            _ => Host::Name(name.to_string()),
+        };
+        let host = shown(name);
+        let accepted = Box::pin(async move {
+            let (stream, visitor) = came.await.map_err(|error| reason(&error))?;
+            Ok(Accepted { connection: Held::new(stream, Hold::default()), host: shown(visitor), port: 0 })
+        });
+        Ok(Listening { host, port, accepted })
+    }
+
     async fn associate(&self, isolation: Isolation) -> Result<Datagrams, DialError> {
         let (node, names, group) = (self.node.clone(), self.names.clone(), group(&isolation));
         Ok(Association { node, names, group }.start())
+    }
+}
+
+/// Where a destination is outside the network; nothing if it is inside, or no public address.
+fn outside(host: &Host) -> Result<Option<Outside>, NotOutside> {
+    match host {
+        Host::Name(name) if ApName::is_ap(name) => Ok(None),
+        Host::Name(name) => Outside::name(name).map(Some),
+        Host::Ip(address) => Ok(Outside::address(*address).ok()),
     }
 }
 
@@ -121,17 +189,40 @@ fn group(isolation: &Isolation) -> String {
     }
 }
 
-/// A connection that ended while it was opened, or a busy host, is a failure like any other.
+/// Why a service was not reached. A connection that ended while it was opened, or a busy host, is a failure like any other.
 fn reason(error: &io::Error) -> DialError {
-    let refusal = error.get_ref().and_then(|inner| inner.downcast_ref());
-    match (refusal, error.kind()) {
-        (Some(Refusal::NoTunnel(OpenError::NotFound)), _) => ServiceError::NotFound.into(),
-        (Some(Refusal::NoTunnel(OpenError::Unreachable)), _) => ServiceError::IntroductionFailed.into(),
-        (Some(Refusal::KnownOnly), _) => ServiceError::AuthorizationMissing.into(),
-        (Some(Refusal::NotAllowed), _) => ServiceError::AuthorizationWrong.into(),
-        (_, io::ErrorKind::AddrNotAvailable | io::ErrorKind::Unsupported) => DialError::Failed,
-        (_, kind) => DialError::from(io::Error::from(kind)),
+    let Some(refusal) = refusal(error) else { return io::Error::from(error.kind()).into() };
+    match refusal {
+        Refusal::Refused => DialError::Refused,
+        Refusal::HostUnreachable => DialError::HostUnreachable,
+        Refusal::TimedOut => DialError::TimedOut,
+        Refusal::NotAllowed => ServiceError::AuthorizationWrong.into(),
+        Refusal::KnownOnly => ServiceError::AuthorizationMissing.into(),
+        Refusal::NotAuthentic => ServiceError::RendezvousFailed.into(),
+        Refusal::NoTunnel(OpenError::NotFound) => ServiceError::NotFound.into(),
+        Refusal::NoTunnel(OpenError::Unreachable) => ServiceError::IntroductionFailed.into(),
+        Refusal::NoTunnel(OpenError::Silent) => ServiceError::IntroductionTimedOut.into(),
+        // The fault is on this side: no host is to blame.
+        Refusal::NoTunnel(OpenError::NoPath) => DialError::NetworkUnreachable,
+        Refusal::Busy | Refusal::ProtocolUnknown | Refusal::Failed | Refusal::SessionLost => {
+            DialError::Failed
+        }
     }
+}
+
+/// Why somebody outside the network was not reached. What is wrong with the out-proxy is wrong with the way there.
+fn reason_outside(error: &io::Error) -> DialError {
+    match refusal(error) {
+        Some(Refusal::NotAllowed) => DialError::NotAllowed,
+        Some(Refusal::ProtocolUnknown | Refusal::NotAuthentic | Refusal::NoTunnel(_)) => {
+            DialError::NetworkUnreachable
+        }
+        _ => reason(error),
+    }
+}
+
+fn refusal(error: &io::Error) -> Option<&Refusal> {
+    error.get_ref()?.downcast_ref()
 }
 
 #[cfg(test)]
@@ -200,6 +291,50 @@ mod tests {
         assert_eq!(told(Refusal::KnownOnly), ServiceError::AuthorizationMissing.into());
         assert_eq!(told(Refusal::NotAllowed), ServiceError::AuthorizationWrong.into());
         assert_eq!(told(Refusal::ProtocolUnknown), DialError::Failed);
+        assert_eq!(told(OpenError::Silent.into()), ServiceError::IntroductionTimedOut.into());
+        assert_eq!(told(OpenError::NoPath.into()), DialError::NetworkUnreachable);
+    }
+
+    #[test]
+    fn who_goes_out_is_told_about_the_way_and_the_far_end_and_nothing_about_services() {
+        let told = |refusal: Refusal| reason_outside(&refusal.into());
+        for broken in [
+            OpenError::NotFound.into(),
+            OpenError::Silent.into(),
+            Refusal::ProtocolUnknown,
+            Refusal::NotAuthentic,
+        ] {
+            assert_eq!(told(broken), DialError::NetworkUnreachable, "{broken}");
+        }
+        assert_eq!(told(Refusal::NotAllowed), DialError::NotAllowed);
+        assert_eq!(told(Refusal::Refused), DialError::Refused);
+        assert_eq!(told(Refusal::HostUnreachable), DialError::HostUnreachable);
+        assert_eq!(told(Refusal::TimedOut), DialError::TimedOut);
+    }
+
+    #[test]
+    fn what_is_in_the_network_or_near_never_goes_out() {
+        let name = ApName::of(&ApSecret::from_bytes(&[7; 32]).public()).to_string();
+        let out = |host: &str| outside(&Host::parse(host).unwrap());
+        for host in ["example.com", "EXAMPLE.com.", "9.9.9.9", "::ffff:9.9.9.9", "[2620:fe::fe]"] {
+            assert!(matches!(out(host), Ok(Some(_))), "{host}");
+        }
+        for host in [
+            &name,
+            "short.ap",
+            "x.AP.",
+            "fc00::1",
+            "127.200.3.4",
+            "127.0.0.1",
+            "10.0.0.1",
+            "::1",
+            "::ffff:10.0.0.1",
+        ] {
+            assert_eq!(out(host), Ok(None), "{host}");
+        }
+        for host in ["localhost", "printer", "a.local", "x.onion", "x.i2p", "127.1", "a..com"] {
+            assert!(out(host).is_err(), "{host}");
+        }
     }
 
     #[test]

@@ -45,6 +45,8 @@ pub struct Status {
     pub services: Vec<Service>,
     /// Who is visited under a kept identity.
     pub visits: Vec<Visit>,
+    /// Who leads programs to the ordinary Internet.
+    pub out_proxy: Option<String>,
     /// Open sessions as a client.
     pub sessions: usize,
     /// Why no path can be built, if so.

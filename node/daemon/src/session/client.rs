@@ -12,7 +12,10 @@ use std::{
 };
 
 use futures_util::future::join_all;
-use phantom_protocol::identity::{ApPublic, ApSecret};
+use phantom_protocol::{
+    identity::{ApPublic, ApSecret},
+    wire::outward::Outside,
+};
 use quinn::{ClientConfig, Connection, ConnectionError, Endpoint, TokioRuntime, VarInt};
 use rand::{rand_core::UnwrapErr, rngs::SysRng};
 use tokio::{
@@ -28,7 +31,7 @@ use super::{
     flow::Flows,
     memory,
     socket_client::{ClientSocket, PEER, Shared},
-    stream::{SessionStream, Streams},
+    stream::{SessionStream, Streams, Wish},
     tls,
     transport::{FAREWELL, endpoint, transport},
     watch::{OPENING, Watch},
@@ -146,7 +149,21 @@ impl SessionPool {
         peer: ApPublic,
         port: u16,
     ) -> Result<SessionStream, Refusal> {
-        twice(|| self.connect_once(group, speak_as, peer, port)).await
+        let wish = Wish::Port(Protocol::Tcp, port);
+        twice(|| self.connect_once(group, speak_as, peer, &wish)).await
+    }
+
+    /// Connects to somebody outside the network, by the way out that `peer` offers, or says exactly why not.
+    pub async fn go_out(
+        &self,
+        group: &Group,
+        speak_as: &SpeakAs,
+        peer: ApPublic,
+        to: Outside,
+        port: u16,
+    ) -> Result<SessionStream, Refusal> {
+        let wish = Wish::Outside(to, port);
+        twice(|| self.connect_once(group, speak_as, peer, &wish)).await
     }
 
     /// Opens a UDP flow to a port of `peer`, or says exactly why not. What comes back goes to `deliver`.
@@ -199,11 +216,11 @@ impl SessionPool {
         group: &Group,
         speak_as: &SpeakAs,
         peer: ApPublic,
-        port: u16,
+        wish: &Wish,
     ) -> Result<SessionStream, Refusal> {
         let session = self.session(group, speak_as, peer).await?;
         let mut stream = session.open_stream().await?;
-        stream.request(Protocol::Tcp, port).await.map_err(|refusal| session.refusal(refusal))?;
+        stream.request(wish).await.map_err(|refusal| session.refusal(refusal))?;
         Ok(stream)
     }
 
@@ -220,7 +237,7 @@ impl SessionPool {
         // The first answer may overtake the word that the flow is open.
         let place = session.flows.enter(stream.id(), Box::new(move |data| deliver(data)));
         let place = place.ok_or(Refusal::Busy)?;
-        stream.request(Protocol::Udp, port).await.map_err(|refusal| session.refusal(refusal))?;
+        stream.request(&Wish::Port(Protocol::Udp, port)).await.map_err(|refusal| session.refusal(refusal))?;
         let (stream, open) = stream.into_parts();
         Ok(Flow::new(session.connection, place, stream, open))
     }
@@ -383,7 +400,7 @@ impl Pool {
                     return Err(Refusal::NotAuthentic);
                 }
                 Ok(Err(_)) => return Err(Refusal::SessionLost),
-                Err(_) => return Err(Refusal::TimedOut),
+                Err(_) => return Err(OpenError::Silent.into()),
             },
             () = inbox.closed() => return Err(OpenError::Unreachable.into()),
         };

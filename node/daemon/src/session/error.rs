@@ -15,6 +15,9 @@ pub enum OpenError {
     /// No routing path of ours is ready.
     #[error("no routing path is ready yet; try again in a moment")]
     NoPath,
+    /// They were reached, and no host answered behind them in time.
+    #[error("the entry nodes of this name were reached, but its host did not answer in time")]
+    Silent,
     /// Entries are known and none could be reached.
     #[error("the entry nodes of this name cannot be reached")]
     Unreachable,
@@ -108,7 +111,7 @@ impl Refusal {
     }
 
     /// What a failed dial of a local target means to the client.
-    pub(super) fn of_dial(error: &io::Error) -> Refusal {
+    pub(crate) fn of_dial(error: &io::Error) -> Refusal {
         match error.kind() {
             io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound => Refusal::Refused,
             io::ErrorKind::TimedOut => Refusal::TimedOut,

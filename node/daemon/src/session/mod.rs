@@ -46,7 +46,7 @@ pub use client::SessionPool;
 pub use congestion::CongestionConfig;
 pub use error::{OpenError, Refusal};
 pub use flow::{Deliver, Flow};
-pub use service::{Service, SessionStats, Target, Targets};
+pub use service::{GoOut, Service, SessionStats, Take, Target, Targets};
 pub use stream::{SessionStream, splice};
 pub use tunnel::{After, Inbox, Tunnel, TunnelSend};
 
@@ -82,6 +82,8 @@ pub enum Protocol {
     Tcp,
     /// A flow is a conversation of datagrams.
     Udp,
+    /// No port: a stream is a connection to the ordinary Internet.
+    Outward,
 }
 
 /// Who a client is to its peers.

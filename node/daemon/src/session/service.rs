@@ -12,13 +12,15 @@ use std::{
     time::Duration,
 };
 
+use futures_util::future::BoxFuture;
 use phantom_protocol::{
     crypto::datagram::SessionSecret,
     identity::{ApPublic, ApSecret},
     limits::UNCONFIRMED,
+    wire::outward::Outside,
 };
 use quinn::{Connection, Endpoint, Incoming, ServerConfig, TokioRuntime, ValidationTokenConfig, VarInt};
-use tokio::time::timeout;
+use tokio::{net::TcpStream, time::timeout};
 
 use super::{
     Protocol,
@@ -28,6 +30,7 @@ use super::{
     memory,
     quota::Quotas,
     socket_service::{ServiceSocket, tunnel_of},
+    stream::SessionStream,
     tls,
     transport::{FAREWELL, endpoint, transport},
     tunnel::Tunnel,
@@ -66,10 +69,29 @@ impl Target {
     }
 }
 
+/// Takes a stream that is for no local program, and whom it comes from.
+pub type Take = Box<dyn FnOnce(SessionStream, ApPublic) + Send>;
+
+/// A way out of the network.
+pub trait GoOut: Send + Sync {
+    /// A connection to the ordinary Internet.
+    fn connect(&self, to: Outside, port: u16) -> BoxFuture<'_, Result<TcpStream, Refusal>>;
+}
+
 /// Where the ports of a service lead.
 pub trait Targets: Send + Sync {
     /// Where a port leads for this client.
     fn target(&self, client: &ApPublic, protocol: Protocol, port: u16) -> Result<Target, Refusal>;
+
+    /// Who takes a stream to this port in the place of a local program; nothing if nobody does.
+    fn taker(&self, _client: &ApPublic, _port: u16) -> Result<Option<Take>, Refusal> {
+        Ok(None)
+    }
+
+    /// The way out for this client.
+    fn way_out(&self, _client: &ApPublic) -> Result<Arc<dyn GoOut>, Refusal> {
+        Err(Refusal::ProtocolUnknown)
+    }
 
     /// Whether anything here is for this client. For whom nothing is, there is no session.
     fn admits(&self, _client: &ApPublic) -> bool {

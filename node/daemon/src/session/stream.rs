@@ -1,10 +1,11 @@
 //! Streams of a session: each is one TCP connection, the life of one UDP flow, or a ping (PROTOCOL §6, §8).
 //!
-//! The client opens with a request (version, protocol, port), the service answers with one byte, then both sides
+//! The client opens with a request (version, protocol, port; and a place, if it leads out of the network), the service answers with one byte, then both sides
 //! carry bytes. The end of one direction is TCP's half-close, a reset is TCP's reset. A stream that is dropped while
 //! its peer still sends behaves like a TCP socket that was closed: the peer is reset when it sends more.
 
 use std::{
+    any::Any,
     future::{pending, poll_fn},
     io::{self, IoSlice},
     pin::Pin,
@@ -23,6 +24,8 @@ use tokio::{
     net::{TcpStream, tcp::ReadHalf, tcp::WriteHalf},
 };
 
+use phantom_protocol::wire::outward::Outside;
+
 use super::{Protocol, error::Refusal, pace::Pace};
 
 /// The version of the request.
@@ -30,6 +33,8 @@ const VERSION: u8 = 1;
 /// Protocols by their numbers in IP.
 const TCP: u8 = 6;
 const UDP: u8 = 17;
+/// No protocol of IP that anybody would ask for here: out of the network.
+const OUTWARD: u8 = 4;
 /// Version 1, protocol 1, port 2.
 const REQUEST: usize = 4;
 /// A writer of bulk lets others have their turn after so many bytes.
@@ -38,6 +43,32 @@ const TURN: usize = 64 << 10;
 const CHUNKS: usize = 32;
 /// What the peer learns when a stream was reset.
 pub(super) const RESET: VarInt = VarInt::from_u32(1);
+
+/// What a client asks for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Wish {
+    /// A port of the service.
+    Port(Protocol, u16),
+    /// A port of somebody outside the network.
+    Outside(Outside, u16),
+}
+
+impl Wish {
+    fn encode(&self) -> Vec<u8> {
+        let (protocol, port, host) = match self {
+            Wish::Port(Protocol::Udp, port) => (UDP, port, None),
+            Wish::Port(_, port) => (TCP, port, None),
+            Wish::Outside(host, port) => (OUTWARD, port, Some(host.encode())),
+        };
+        let mut bytes = vec![VERSION, protocol];
+        bytes.extend(port.to_be_bytes());
+        if let Some(host) = host {
+            bytes.extend(u8::try_from(host.len())); // it has at most 254
+            bytes.extend(host);
+        }
+        bytes
+    }
+}
 
 /// Counts the open streams of a session.
 #[derive(Clone, Debug, Default)]
@@ -76,11 +107,18 @@ pub struct SessionStream {
     written: usize,
     pace: Pace,
     open: Option<OpenStream>,
+    /// What lasts as long as it.
+    kept: Option<Arc<dyn Any + Send + Sync>>,
 }
 
 impl SessionStream {
     pub(super) fn new(send: SendStream, recv: RecvStream, open: Option<OpenStream>) -> SessionStream {
-        SessionStream { send, recv, written: 0, pace: Pace::default(), open }
+        SessionStream { send, recv, written: 0, pace: Pace::default(), open, kept: None }
+    }
+
+    /// Something lasts as long as this connection.
+    pub fn keep(&mut self, what: Arc<dyn Any + Send + Sync>) {
+        self.kept = Some(what);
     }
 
     /// Ends both directions at once; the peer's program sees a reset connection.
@@ -88,14 +126,9 @@ impl SessionStream {
         self.abort();
     }
 
-    /// Asks the service for `port`.
-    pub(super) async fn request(&mut self, protocol: Protocol, port: u16) -> Result<(), Refusal> {
-        let [high, low] = port.to_be_bytes();
-        let protocol = match protocol {
-            Protocol::Tcp => TCP,
-            Protocol::Udp => UDP,
-        };
-        self.send.write_all(&[VERSION, protocol, high, low]).await.map_err(|_| Refusal::SessionLost)?;
+    /// Asks the service for something.
+    pub(super) async fn request(&mut self, wish: &Wish) -> Result<(), Refusal> {
+        self.send.write_all(&wish.encode()).await.map_err(|_| Refusal::SessionLost)?;
         let mut answer = [0];
         self.recv.read_exact(&mut answer).await.map_err(|_| Refusal::SessionLost)?;
         let [code] = answer;
@@ -103,14 +136,27 @@ impl SessionStream {
     }
 
     /// Reads what a client asks for.
-    pub(super) async fn read_request(&mut self) -> Result<(Protocol, u16), Refusal> {
+    pub(super) async fn read_request(&mut self) -> Result<Wish, Refusal> {
         let mut request = [0; REQUEST];
         self.recv.read_exact(&mut request).await.map_err(|_| Refusal::SessionLost)?;
-        match request {
-            [VERSION, TCP, high, low] => Ok((Protocol::Tcp, u16::from_be_bytes([high, low]))),
-            [VERSION, UDP, high, low] => Ok((Protocol::Udp, u16::from_be_bytes([high, low]))),
+        let [version, protocol, port @ ..] = request;
+        let port = u16::from_be_bytes(port);
+        match (version, protocol) {
+            (VERSION, TCP) => Ok(Wish::Port(Protocol::Tcp, port)),
+            (VERSION, UDP) => Ok(Wish::Port(Protocol::Udp, port)),
+            (VERSION, OUTWARD) => Ok(Wish::Outside(self.read_outside().await?, port)),
             _ => Err(Refusal::ProtocolUnknown),
         }
+    }
+
+    /// What leads nowhere outside is as little allowed as what the rules leave out (PROTOCOL §6.10).
+    async fn read_outside(&mut self) -> Result<Outside, Refusal> {
+        let mut length = [0];
+        self.recv.read_exact(&mut length).await.map_err(|_| Refusal::SessionLost)?;
+        let [length] = length;
+        let mut host = vec![0; usize::from(length)];
+        self.recv.read_exact(&mut host).await.map_err(|_| Refusal::SessionLost)?;
+        Outside::decode(&host).map_err(|_| Refusal::NotAllowed)
     }
 
     /// Answers a request.
@@ -286,4 +332,21 @@ async fn write_all(tcp: &mut WriteHalf<'_>, chunks: &[Bytes]) -> io::Result<()> 
         IoSlice::advance_slices(&mut rest, written);
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_wish_is_written_as_the_specification_says() {
+        let outside = Outside::name("a.example.com").unwrap();
+        for (wish, bytes) in [
+            (Wish::Port(Protocol::Tcp, 80), &b"\x01\x06\x00\x50"[..]),
+            (Wish::Port(Protocol::Udp, 53), b"\x01\x11\x00\x35"),
+            (Wish::Outside(outside, 443), b"\x01\x04\x01\xbb\x0e\x03a.example.com"),
+        ] {
+            assert_eq!(wish.encode(), bytes, "{wish:?}");
+        }
+    }
 }

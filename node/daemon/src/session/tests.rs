@@ -10,16 +10,18 @@ use std::{
     time::{Duration, Instant},
 };
 
+use futures_util::{FutureExt, future::BoxFuture};
 use phantom_protocol::{
     crypto::datagram::{SessionSecret, Speaker},
     identity::{ApPublic, ApSecret},
-    wire::body::Kind,
+    wire::{body::Kind, outward::Outside},
 };
 use rand::{rand_core::UnwrapErr, rngs::SysRng};
 use sha2::{Digest, Sha256};
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     net::{TcpListener, TcpStream, UdpSocket},
+    sync::mpsc::{UnboundedSender, unbounded_channel},
     time::{sleep, timeout},
 };
 
@@ -94,7 +96,7 @@ async fn both_ways(
     prepare: impl Fn(&World),
     disturb: impl AsyncFnOnce(&World, &AtomicU64),
 ) -> World {
-    let (report, mut reported) = tokio::sync::mpsc::unbounded_channel();
+    let (report, mut reported) = unbounded_channel();
     let targets = target(move |tcp| {
         let report = report.clone();
         async move {
@@ -436,6 +438,45 @@ async fn who_is_not_known_is_turned_away_before_it_asks_and_who_is_comes_in() {
         assert_eq!(no_flow.unwrap_err(), Refusal::NotAllowed);
     }
     assert!(world.pool.connect(&group, &SpeakAs::Kept(known), world.peer, PORT).await.is_ok());
+}
+
+#[tokio::test]
+async fn who_offers_a_way_out_is_asked_for_a_place_and_who_does_not_says_so() {
+    /// Leads everybody to one place, and tells where they wanted to go.
+    struct Out(SocketAddr, UnboundedSender<(Outside, u16)>);
+    impl super::GoOut for Out {
+        fn connect(&self, to: Outside, port: u16) -> BoxFuture<'_, Result<TcpStream, Refusal>> {
+            self.1.send((to, port)).unwrap();
+            async move { TcpStream::connect(self.0).await.map_err(|_| Refusal::Failed) }.boxed()
+        }
+    }
+    struct Offer(Arc<Out>);
+    impl super::Targets for Offer {
+        fn target(&self, _: &ApPublic, _: Protocol, _: u16) -> Result<super::Target, Refusal> {
+            Err(Refusal::Refused)
+        }
+
+        fn way_out(&self, _: &ApPublic) -> Result<Arc<dyn super::GoOut>, Refusal> {
+            Ok(self.0.clone())
+        }
+    }
+    let (listener, (tell, mut told)) =
+        (TcpListener::bind("127.0.0.1:0").await.unwrap(), tokio::sync::mpsc::unbounded_channel());
+    let world = World::new(Offer(Arc::new(Out(listener.local_addr().unwrap(), tell))));
+    let (group, place) = (Group::default(), Outside::name("www.example.com").unwrap());
+    let going = world.pool.go_out(&group, &SpeakAs::OneTime, world.peer, place.clone(), 443);
+    let mut stream = going.await.unwrap();
+    assert_eq!(told.recv().await, Some((place.clone(), 443)));
+    stream.write_all(b"hello").await.unwrap();
+    stream.shutdown().await.unwrap();
+    let mut said = String::new();
+    within(10, listener.accept()).await.unwrap().0.read_to_string(&mut said).await.unwrap();
+    assert_eq!(said, "hello");
+    assert_eq!(world.connect(PORT).await.unwrap_err(), Refusal::Refused);
+
+    let nowhere = World::new(BTreeMap::<(Protocol, u16), SocketAddr>::new());
+    let going = nowhere.pool.go_out(&group, &SpeakAs::OneTime, nowhere.peer, place, 443);
+    assert_eq!(going.await.unwrap_err(), Refusal::ProtocolUnknown);
 }
 
 #[tokio::test]

@@ -18,12 +18,12 @@ use tokio::{
 };
 
 use super::{
-    Flow, Protocol, Target, Targets,
+    Flow, Protocol, Take, Target, Targets,
     error::Refusal,
     flow::{self, FlowPlace, Flows},
     introduction::introduction,
     quota::{Counted, Quotas},
-    stream::{SessionStream, splice_until},
+    stream::{SessionStream, Wish, splice_until},
     visitors::Visitor,
 };
 
@@ -68,27 +68,52 @@ impl Visit {
 
     async fn serve(self: Arc<Self>, mut stream: SessionStream) {
         let Ok(request) = timeout(REQUEST, stream.read_request()).await else { return stream.reset() };
-        let target = request.and_then(|(protocol, port)| {
-            Ok((protocol, port, self.targets.target(self.visitor.client(), protocol, port)?.plain()))
-        });
-        let refusal = match target {
-            Ok((Protocol::Tcp, port, target)) => match self.open_connection(target, port).await {
-                Ok(opened) => return self.carry_connection(stream, opened).await,
-                Err(refusal) => refusal,
-            },
-            Ok((Protocol::Udp, _, target)) => match self.open_flow(&stream, target.address).await {
-                Ok(opened) => return self.carry_flow(stream, opened).await,
-                Err(refusal) => refusal,
-            },
+        let opened = match request {
+            Ok(wish) => self.open(&stream, wish).await,
+            Err(refusal) => Err(refusal),
+        };
+        let refusal = match opened {
+            Ok(Opened::Connection(opened)) => return self.carry_connection(stream, opened).await,
+            Ok(Opened::Flow(opened)) => return self.carry_flow(stream, opened).await,
+            Ok(Opened::Taken(take)) => {
+                if stream.answer(None).await.is_ok() {
+                    take(stream, *self.visitor.client());
+                }
+                return;
+            }
             Err(refusal) => refusal,
         };
         let _client_has_gone = stream.answer(Some(refusal)).await;
     }
 
-    async fn open_connection(&self, target: Target, port: u16) -> Result<OpenedConnection, Refusal> {
+    async fn open(&self, stream: &SessionStream, wish: Wish) -> Result<Opened, Refusal> {
+        let client = self.visitor.client();
+        match wish {
+            Wish::Port(Protocol::Udp, port) => {
+                let target = self.targets.target(client, Protocol::Udp, port)?.plain();
+                self.open_flow(stream, target.address).await.map(Opened::Flow)
+            }
+            Wish::Port(protocol, port) => {
+                if let Some(take) = self.targets.taker(client, port)? {
+                    return Ok(Opened::Taken(take));
+                }
+                let target = self.targets.target(client, protocol, port)?.plain();
+                self.open_connection(self.dial(target, port)).await.map(Opened::Connection)
+            }
+            Wish::Outside(to, port) => {
+                let way_out = self.targets.way_out(client)?;
+                self.open_connection(way_out.connect(to, port)).await.map(Opened::Connection)
+            }
+        }
+    }
+
+    async fn open_connection(
+        &self,
+        dialling: impl Future<Output = Result<TcpStream, Refusal>>,
+    ) -> Result<OpenedConnection, Refusal> {
         let count = self.quotas.connections.one_more(self.visitor.client()).ok_or(Refusal::Busy)?;
         let tcp = tokio::select! {
-            dialled = self.dial(target, port) => dialled?,
+            dialled = dialling => dialled?,
             _ = self.connection.closed() => return Err(Refusal::SessionLost),
         };
         Ok(OpenedConnection { tcp, _count: count })
@@ -168,6 +193,14 @@ async fn connected(socket: UdpSocket, target: SocketAddr) -> io::Result<Arc<UdpS
     while socket2::SockRef::from(&socket).recv(&mut [MaybeUninit::uninit()]).is_ok() {}
     socket.writable().await?; // before that, nothing is taken without waiting
     Ok(Arc::new(socket))
+}
+
+/// What a client asked for, and does not know yet that it has.
+enum Opened {
+    Connection(OpenedConnection),
+    Flow(OpenedFlow),
+    /// Not by a local program.
+    Taken(Take),
 }
 
 /// A connection to a target whose client does not know yet that it is open.

@@ -8,6 +8,7 @@ pub mod flow;
 pub mod hello;
 pub mod invitation;
 pub mod opener;
+pub mod outward;
 pub mod reader;
 pub mod record;
 pub mod setup;

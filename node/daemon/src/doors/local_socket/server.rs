@@ -8,10 +8,7 @@ use tokio::{net::UnixStream, sync::Semaphore, task::JoinSet, time::timeout};
 use tracing::{debug, warn};
 
 use super::{ErrorCode, LocalSocket, Reply, Request, VERSION, frame};
-use crate::{
-    doors::{CommandHandle, is_label},
-    session::Protocol,
-};
+use crate::doors::{CommandHandle, is_label};
 
 /// Clients at once; more wait.
 const CLIENTS: usize = 64;
@@ -86,13 +83,10 @@ async fn answer(request: Request, node: &impl CommandHandle) -> Reply {
     let result = match request {
         Request::Hello { .. } => Ok(Reply::Hello { version: VERSION, software: String::new() }),
         Request::Status {} => Ok(Reply::Status { status: Box::new(node.status().await) }),
-        Request::Host { service } if !is_label(&service.label) || service.port == 0 => {
-            Err(anyhow::anyhow!("A name consists of 1 to 32 of a-z, 0-9 and -, a port is not 0."))
-        }
-        Request::Host { service } if service.proxy_protocol && service.protocol == Protocol::Udp => {
-            Err(anyhow::anyhow!("The PROXY protocol is for TCP: datagrams have no line in front."))
-        }
-        Request::Host { service } => node.host(service).await.map(|service| Reply::Hosted { service }),
+        Request::Host { service } => match service.fault() {
+            Some(fault) => Err(anyhow::anyhow!(fault)),
+            None => node.host(service).await.map(|service| Reply::Hosted { service }),
+        },
         Request::Unhost { label } => node.unhost(&label).await.map(|()| Reply::Unhosted {}),
         Request::LookUp { name } => match party(&name) {
             Ok(peer) => node.look_up(peer).await.map(|found| Reply::LookedUp { found }),

@@ -5,6 +5,7 @@ use std::{os::unix::fs::PermissionsExt, path::PathBuf, sync::Arc, time::Duration
 use phantom_protocol::{
     address::ApName,
     identity::{ApPublic, ApSecret},
+    wire::outward::Outside,
 };
 use serde_json::{Value, json};
 use tokio::{
@@ -29,13 +30,30 @@ impl NodeHandle for TestNode {
         Err(std::io::ErrorKind::ConnectionRefused.into())
     }
 
+    fn out_proxy(&self) -> Option<ApPublic> {
+        None
+    }
+
+    async fn meet(
+        &self,
+        _: &str,
+        _: Option<phantom_protocol::address::ApAddress>,
+        _: u16,
+    ) -> std::io::Result<crate::doors::Awaited<TcpStream>> {
+        Err(std::io::ErrorKind::Unsupported.into())
+    }
+
+    async fn go_out(&self, _: &str, _: Outside, _: u16) -> std::io::Result<TcpStream> {
+        Err(std::io::ErrorKind::PermissionDenied.into())
+    }
+
     async fn flow(&self, _: &str, _: ApPublic, _: u16, _: Deliver) -> std::io::Result<Self::Flow> {
         Err(std::io::ErrorKind::ConnectionRefused.into())
     }
 
     async fn host(&self, request: HostRequest) -> anyhow::Result<Hosted> {
         anyhow::ensure!(request.port == 8000, "No path stands yet.");
-        let HostRequest { port, to, label, protocol, proxy_protocol, allow } = request;
+        let HostRequest { port, to, label, protocol, proxy_protocol, allow, outward } = request;
         Ok(Hosted {
             label,
             name: "x.ap".into(),
@@ -45,6 +63,7 @@ impl NodeHandle for TestNode {
             protocol,
             proxy_protocol,
             allow,
+            outward,
         })
     }
 
