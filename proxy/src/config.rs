@@ -39,8 +39,8 @@ pub struct Limits {
 impl Default for Limits {
     fn default() -> Limits {
         Limits {
-            clients: 4096,
-            group: 2048,
+            clients: 8192,
+            group: 4096,
             handshakes: 512,
             handshake: Duration::from_secs(10),
             dial: Duration::from_secs(120),

@@ -20,8 +20,9 @@ use crate::Connection;
 
 /// Bytes in one turn, and the largest buffer of a direction.
 const TURN: usize = 64 * 1024;
-/// The buffer of a direction that never had more to carry at once.
-const SMALL: usize = 8 * 1024;
+/// The buffer of a direction that never had more to carry at once, and how much larger one gets that was full.
+const SMALL: usize = 1024;
+const GROWTH: usize = 8;
 /// After the first failure the rest may take this long.
 const GRACE: Duration = Duration::from_secs(5);
 
@@ -194,8 +195,8 @@ impl Pipe {
         };
         self.start += written;
         if self.start == self.end && self.end == self.buffer.len() && self.buffer.len() < TURN {
-            // A full buffer: a bulk client. Idle ones, of which there may be thousands, stay small.
-            self.buffer = vec![0; TURN];
+            // A full buffer: more is to come. Idle clients, of which there may be thousands, stay small.
+            self.buffer = vec![0; (self.buffer.len() * GROWTH).min(TURN)];
             (self.start, self.end) = (0, 0);
         }
         Poll::Ready(written)
