@@ -36,6 +36,11 @@ pub(crate) async fn copy_both_ways<C: Connection>(client: TcpStream, ahead: Vec<
     }
 }
 
+/// Carries bytes between a program and the far side until both directions have ended, or one was reset.
+pub async fn carry<C: Connection>(program: TcpStream, far: C) {
+    copy_both_ways(program, Vec::new(), far).await;
+}
+
 struct Copy<C> {
     client: TcpStream,
     far: C,

@@ -72,6 +72,7 @@ mod socks5;
 mod udp;
 
 pub use config::{Access, Config, Limits, Password};
+pub use copy::carry;
 pub use dial::{Accepted, Connection, Datagram, Datagrams, Dial, Host, Isolation, Listening, Request};
 pub use error::{DialError, ServiceError};
 pub use pac::{Elsewhere, Pac};

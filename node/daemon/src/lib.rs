@@ -12,3 +12,4 @@ pub mod link;
 pub mod outward;
 pub mod session;
 pub mod store;
+pub mod supervise;

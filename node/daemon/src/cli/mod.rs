@@ -21,6 +21,7 @@ mod ping;
 mod progress;
 mod ready_file;
 mod reload;
+mod run;
 mod running;
 mod say;
 mod service_manager;
@@ -80,6 +81,10 @@ enum Command {
     Doctor(doctor::Args),
     Completions(completions::Args),
     Man(man::Args),
+    Run(run::Args),
+    /// Of `run`: makes sockets in a namespace of its own
+    #[command(name = crate::supervise::HELPER, hide = true)]
+    RunIsland,
 }
 
 /// The `--state` of commands that speak to a running node.
@@ -147,7 +152,7 @@ pub fn main() -> ExitCode {
     let cli = Cli::parse();
     let logs = Logs::begin();
     match run(cli.command, &logs) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => {
             eprintln!("phantom: {error:#}");
             ExitCode::from(exit_code(&error))
@@ -155,9 +160,11 @@ pub fn main() -> ExitCode {
     }
 }
 
-fn run(command: Command, logs: &Logs) -> anyhow::Result<()> {
+fn run(command: Command, logs: &Logs) -> anyhow::Result<ExitCode> {
     let threads = Threads::known();
     match command {
+        Command::Run(args) => return threads.run(run::run(args)),
+        Command::RunIsland => Ok(crate::supervise::help()?),
         // What a node gives up it gives up before there are threads.
         Command::Up(args) => threads.run(up::prepare(*args, logs)?.run()),
         Command::Demo(args) => threads.run(demo::prepare(args)?.run()),
@@ -174,6 +181,7 @@ fn run(command: Command, logs: &Logs) -> anyhow::Result<()> {
         Command::Completions(args) => completions::run(&args),
         Command::Man(args) => man::run(&args),
     }
+    .map(|()| ExitCode::SUCCESS)
 }
 
 /// Gives up what a node does not need, and tells the user what could not be.
@@ -193,7 +201,7 @@ impl Threads {
         Threads(available_parallelism().map_or(1, NonZero::get))
     }
 
-    fn run(&self, work: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
+    fn run<T>(&self, work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
         let runtime =
             tokio::runtime::Builder::new_multi_thread().worker_threads(self.0).enable_all().build()?;
         let result = runtime.block_on(work);

@@ -14,6 +14,7 @@ mod port;
 mod reach;
 mod records;
 mod running;
+mod runs;
 pub mod socks;
 mod status;
 mod transparent;
@@ -48,6 +49,7 @@ pub use port::{LocalPort, PortError};
 pub use reach::{Ended, FirstLink, LookedUp, Pinged};
 pub use records::Records;
 pub use running::{Ports, RunningNode};
+pub use runs::{RunHandle, Runs, RunsDoor};
 pub use socks::SocksDoor;
 pub use status::{Link, Paths, Quota, ReadyPath, Service, Status};
 pub use transparent::TransparentPort;
@@ -294,6 +296,8 @@ pub struct Doors {
     pub transparent: Option<TransparentPort>,
     /// For monitoring.
     pub metrics: Option<MetricsPort>,
+    /// For programs under `phantom run`.
+    pub runs: Option<RunsDoor>,
     /// For the command line.
     pub sockets: Vec<LocalSocket>,
     /// Clients of the proxy port know Tor's codes F0 to F7.
@@ -305,8 +309,10 @@ pub struct Doors {
 impl Doors {
     /// Serves everything until the future is dropped.
     pub async fn serve<N: CommandHandle>(self, node: Arc<N>) {
-        let sockets = join_all(self.sockets.into_iter().map(|socket| socket.serve(node.clone())));
         let names = self.names;
+        let runs = Arc::new(Runs::new(names.clone()));
+        let sockets =
+            join_all(self.sockets.into_iter().map(|socket| socket.serve(node.clone(), runs.clone())));
         let dns = async {
             if let Some(port) = self.dns {
                 port.serve(names.clone()).await;
@@ -320,6 +326,11 @@ impl Doors {
         };
         let (proxy, door) = (proxy(self.extended_errors), SocksDoor::new(node.clone(), names.clone()));
         let door = Arc::new(Counted::new(door, wishes.clone()));
+        let runs_door = async {
+            if let Some(port) = self.runs {
+                runs.clone().serve(port, door.clone()).await;
+            }
+        };
         let transparent = async {
             if let Some(port) = self.transparent {
                 port.serve(&proxy, door.clone()).await;
@@ -340,7 +351,7 @@ impl Doors {
                 }
             }
         };
-        tokio::join!(sockets, socks, dns, transparent, metrics);
+        tokio::join!(sockets, socks, dns, transparent, metrics, runs_door);
     }
 }
 

@@ -175,7 +175,7 @@ pub(super) fn party(host: &Host, group: &str, names: &Names) -> Result<Found, Di
 }
 
 /// Names a group without holding its password.
-fn group(isolation: &Isolation) -> String {
+pub(super) fn group(isolation: &Isolation) -> String {
     match isolation {
         Isolation::Default => DEFAULT_GROUP.to_owned(),
         Isolation::Credentials { user, password } => {

@@ -2,6 +2,7 @@
 
 use std::{
     fs, io,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     time::Duration,
@@ -140,6 +141,30 @@ impl LocalClient {
     async fn ask_visits(&mut self, request: &Request) -> Result<Vec<Visit>, ClientError> {
         match self.ask(request).await? {
             Reply::Visits { visits } => Ok(visits),
+            _ => Err(ClientError::Strange),
+        }
+    }
+
+    /// Begins a run, which lasts as long as this conversation: the door of the node, and the token for it.
+    pub async fn run(&mut self) -> Result<(SocketAddr, String), ClientError> {
+        match self.ask(&Request::Run {}).await? {
+            Reply::Run { door, token } => Ok((door, token)),
+            _ => Err(ClientError::Strange),
+        }
+    }
+
+    /// The AP address and the local alias of a name, for the run.
+    pub async fn run_name(&mut self, name: &str) -> Result<(Ipv6Addr, Option<Ipv4Addr>), ClientError> {
+        match self.ask(&Request::RunName { name: name.to_owned() }).await? {
+            Reply::RunName { address, alias } => Ok((address, alias)),
+            _ => Err(ClientError::Strange),
+        }
+    }
+
+    /// The name of an address that the run has asked for.
+    pub async fn run_address(&mut self, address: IpAddr) -> Result<Option<String>, ClientError> {
+        match self.ask(&Request::RunAddress { address }).await? {
+            Reply::RunAddress { name } => Ok(name),
             _ => Err(ClientError::Strange),
         }
     }

@@ -11,6 +11,8 @@ mod server;
 #[cfg(test)]
 mod tests;
 
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
 use serde::{Deserialize, Serialize};
 
 use super::{Ended, HostRequest, Hosted, LookedUp, Pinged, Status, Visit};
@@ -70,6 +72,18 @@ pub enum Request {
     },
     /// Who is visited under a kept identity?
     Visits {},
+    /// Let a program come in, as long as this conversation goes on.
+    Run {},
+    /// The addresses of a name, for the program that runs.
+    RunName {
+        /// In full.
+        name: String,
+    },
+    /// The name of an address that it has asked for.
+    RunAddress {
+        /// Of either family.
+        address: IpAddr,
+    },
 }
 
 /// What a node answers.
@@ -114,6 +128,24 @@ pub enum Reply {
     Visits {
         /// Them.
         visits: Vec<Visit>,
+    /// To a run.
+    Run {
+        /// Where its connections come in.
+        door: SocketAddr,
+        /// What admits them.
+        token: String,
+    },
+    /// To a name of a run.
+    RunName {
+        /// Its AP address.
+        address: Ipv6Addr,
+        /// What stands for it in IPv4, on this machine alone.
+        alias: Option<Ipv4Addr>,
+    },
+    /// To an address of a run.
+    RunAddress {
+        /// In full.
+        name: Option<String>,
     },
     /// To anything.
     Error {

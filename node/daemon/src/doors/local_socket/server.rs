@@ -2,13 +2,14 @@
 
 use std::{convert::Infallible, io, sync::Arc, time::Duration};
 
+use data_encoding::HEXLOWER;
 use nix::unistd::geteuid;
 use phantom_protocol::{address::ApName, identity::ApPublic};
-use tokio::{net::UnixStream, sync::Semaphore, task::JoinSet, time::timeout};
+use tokio::{net::UnixStream, sync::{OwnedSemaphorePermit, Semaphore}, task::JoinSet, time::timeout};
 use tracing::{debug, warn};
 
 use super::{ErrorCode, LocalSocket, Reply, Request, VERSION, frame};
-use crate::doors::{CommandHandle, is_label};
+use crate::doors::{CommandHandle, RunHandle, Runs, is_label};
 
 /// Clients at once; more wait.
 const CLIENTS: usize = 64;
@@ -19,7 +20,7 @@ const LONGEST_PING: Duration = Duration::from_secs(60);
 
 impl LocalSocket {
     /// Serves clients until the future is dropped.
-    pub async fn serve<N: CommandHandle>(self, node: Arc<N>) -> Infallible {
+    pub async fn serve<N: CommandHandle>(self, node: Arc<N>, runs: Arc<Runs>) -> Infallible {
         let places = Arc::new(Semaphore::new(CLIENTS));
         let mut clients = JoinSet::new();
         loop {
@@ -37,10 +38,9 @@ impl LocalSocket {
                 warn!("another user was turned away from the local socket");
                 continue;
             }
-            let node = node.clone();
+            let (node, runs) = (node.clone(), runs.clone());
             clients.spawn(async move {
-                let _place = place;
-                if let Err(error) = serve_client(stream, &*node).await {
+                if let Err(error) = serve_client(stream, &*node, &runs, place).await {
                     debug!("a client of the local socket was left: {error}");
                 }
             });
@@ -53,9 +53,18 @@ fn is_own_user(stream: &UnixStream) -> bool {
     stream.peer_cred().is_ok_and(|peer| peer.uid() == geteuid().as_raw() || peer.uid() == 0)
 }
 
-async fn serve_client(mut stream: UnixStream, node: &impl CommandHandle) -> io::Result<()> {
-    let mut greeted = false;
-    while let Some(frame) = timeout(SILENCE, frame::read(&mut stream, frame::REQUEST)).await?? {
+async fn serve_client(
+    mut stream: UnixStream,
+    node: &impl CommandHandle,
+    runs: &Arc<Runs>,
+    place: OwnedSemaphorePermit,
+) -> io::Result<()> {
+    let (mut greeted, mut run, mut place) = (false, None, Some(place));
+    loop {
+        let next = frame::read(&mut stream, frame::REQUEST);
+        // A program may run for days without a new name.
+        let next = if run.is_some() { next.await? } else { timeout(SILENCE, next).await?? };
+        let Some(frame) = next else { return Ok(()) };
         let reply = match serde_json::from_slice(&frame) {
             Err(error) => {
                 wrong(ErrorCode::Request, format!("This node does not know this request: {error}."))
@@ -72,11 +81,35 @@ async fn serve_client(mut stream: UnixStream, node: &impl CommandHandle) -> io::
                 return frame::write(&mut stream, &wrong(ErrorCode::Version, message)).await;
             }
             Ok(_) if !greeted => wrong(ErrorCode::Version, "The first request must be a hello.".to_owned()),
+            Ok(request @ (Request::Run {} | Request::RunName { .. } | Request::RunAddress { .. })) => {
+                let reply = answer_run(request, &mut run, runs);
+                // A run goes on for long, and must not keep commands out. There are bounds for runs.
+                place = place.filter(|_| run.is_none());
+                reply
+            }
             Ok(request) => answer(request, node).await,
         };
         frame::write(&mut stream, &reply).await?;
     }
-    Ok(())
+}
+
+/// About the run of this conversation.
+fn answer_run(request: Request, run: &mut Option<RunHandle>, runs: &Arc<Runs>) -> Reply {
+    let answered = match (request, &run) {
+        (Request::Run {}, _) => runs.begin().map(|begun| {
+            let begun = run.insert(begun);
+            Reply::Run { door: begun.door, token: HEXLOWER.encode(begun.token()) }
+        }),
+        (Request::RunName { name }, Some(run)) => name.parse::<ApName>().map_err(Into::into).map(|name| {
+            let (address, alias) = run.addresses_of(name);
+            Reply::RunName { address, alias }
+        }),
+        (Request::RunAddress { address }, Some(run)) => {
+            Ok(Reply::RunAddress { name: run.name_of(address).map(|name| name.to_string()) })
+        }
+        _ => Err(anyhow::anyhow!("There is no run in this conversation.")),
+    };
+    answered.unwrap_or_else(|error| wrong(ErrorCode::Failed, format!("{error:#}")))
 }
 
 async fn answer(request: Request, node: &impl CommandHandle) -> Reply {
@@ -99,6 +132,9 @@ async fn answer(request: Request, node: &impl CommandHandle) -> Reply {
             }
             Err(error) => Err(error),
         },
+        Request::Run {} | Request::RunName { .. } | Request::RunAddress { .. } => {
+            Ok(wrong(ErrorCode::Request, "It is answered where runs are.".to_owned()))
+        }
         Request::NewIdentity {} => node.new_identity().await.map(|ended| Reply::NewIdentity { ended }),
         Request::Visit { label, .. } if !is_label(&label) => {
             Err(anyhow::anyhow!("A name consists of 1 to 32 of a-z, 0-9 and -."))

@@ -16,6 +16,7 @@ use tokio::{
 use super::*;
 use crate::{
     doors::{CommandHandle, Measures, NodeHandle},
+    doors::{CommandHandle, NodeHandle, Runs},
     session::{Deliver, Protocol},
 };
 
@@ -127,7 +128,7 @@ async fn world() -> World {
 async fn serve(place: &std::path::Path) -> tokio::task::JoinHandle<()> {
     let socket = LocalSocket::bind(place).await.unwrap();
     tokio::spawn(async move {
-        socket.serve(Arc::new(TestNode)).await;
+        socket.serve(Arc::new(TestNode), Arc::new(Runs::new(Arc::default()))).await;
     })
 }
 

@@ -1,0 +1,286 @@
+//! What becomes of each call that the filter asks for.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    io,
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr},
+    os::fd::{AsFd, AsRawFd, OwnedFd},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
+    thread,
+};
+
+use nix::{
+    errno::Errno,
+    sys::socket::{Backlog, MsgFlags, SockaddrStorage, connect, getpeername, getsockname, listen, sendto},
+};
+use phantom_policy::{
+    connect::{Way, way},
+    errno::{Refusal, Why},
+    mark::Mark,
+    socket::{self, Kind},
+};
+
+use super::{
+    Run,
+    notify::{Call, Listener, Process},
+    program::{Given, Memory, address_bytes},
+    raw,
+    tunnel::{self, Tunnels},
+    unix,
+};
+
+/// Calls of a run that wait for something at once.
+const WAITING: usize = 512;
+/// The longest datagram.
+const LONGEST: u64 = 65_507;
+
+/// Answers for one run.
+pub(super) struct Supervisor {
+    pub(super) listener: Listener,
+    run: Run,
+    tunnels: Tunnels,
+    processes: Mutex<HashMap<i32, Arc<Process>>>,
+    /// Ports at which the run itself listens.
+    own_ports: Mutex<std::collections::BTreeSet<u16>>,
+    refused: Mutex<BTreeMap<Why, u64>>,
+    waiting: AtomicUsize,
+}
+
+type Outcome = Result<i64, Errno>;
+
+impl Supervisor {
+    pub(super) fn new(listener: Listener, run: Run) -> Supervisor {
+        Supervisor {
+            listener,
+            run,
+            tunnels: Tunnels::new(run.door),
+            processes: Mutex::default(),
+            own_ports: Mutex::default(),
+            refused: Mutex::default(),
+            waiting: AtomicUsize::new(0),
+        }
+    }
+
+    /// Lets a call return, now or later.
+    pub(super) fn handle(this: &Arc<Supervisor>, call: Call) {
+        match call.number {
+            libc::SYS_socket => this.socket(&call),
+            libc::SYS_connect => Supervisor::handle_apart(this, call),
+            _ => {
+                let outcome = this.outcome(&call);
+                this.answer(&call, outcome);
+            }
+        }
+    }
+
+    /// What may wait, waits in a thread of its own.
+    fn handle_apart(this: &Arc<Supervisor>, call: Call) {
+        if this.waiting.fetch_add(1, Ordering::Relaxed) >= WAITING {
+            this.waiting.fetch_sub(1, Ordering::Relaxed);
+            return this.answer(&call, Err(Errno::EAGAIN));
+        }
+        let supervisor = this.clone();
+        let apart = thread::Builder::new().spawn(move || {
+            let outcome = supervisor.outcome(&call);
+            supervisor.answer(&call, outcome);
+            supervisor.waiting.fetch_sub(1, Ordering::Relaxed);
+        });
+        if apart.is_err() {
+            this.waiting.fetch_sub(1, Ordering::Relaxed);
+            this.answer(&call, Err(Errno::EAGAIN));
+        }
+    }
+
+    fn answer(&self, call: &Call, outcome: Outcome) {
+        self.listener.answer(call, outcome.map_err(|errno| errno as i32));
+    }
+
+    fn outcome(&self, call: &Call) -> Outcome {
+        let [descriptor, first, second, ..] = call.arguments;
+        let memory = Memory::of(call.thread);
+        let program = self.descriptor(call, descriptor as i32)?;
+        match call.number {
+            libc::SYS_connect => self.connect(call, &program, memory, first, second),
+            libc::SYS_listen => self.listen(&program, first as i32),
+            libc::SYS_sendto => self.send_to(call, &program, memory),
+            libc::SYS_getpeername => self.peer_name(&program, memory, first, second),
+            libc::SYS_getsockopt => {
+                let [_, _, _, value, length, _] = call.arguments;
+                self.socket_error(&program, memory, value, length)
+            }
+            _ => Err(Errno::ENOSYS),
+        }
+    }
+
+    /// A socket of the Internet, which the program gets when it is bound to the loopback interface.
+    fn socket(&self, call: &Call) {
+        let [family, kind, protocol, ..] = call.arguments.map(|argument| argument as i32);
+        let made =
+            socket::internet(kind, protocol).map_err(|refusal| self.refuse(refusal)).and_then(|carries| {
+                let nonblocking = kind & libc::SOCK_NONBLOCK != 0;
+                bound_socket(family, carries, nonblocking)
+            });
+        let handed_over = made.and_then(|made| {
+            let close_on_exec = kind & libc::SOCK_CLOEXEC != 0;
+            self.listener.hand_over(call, made.as_fd(), close_on_exec).map_err(|error| errno(&error))
+        });
+        if let Err(errno) = handed_over {
+            self.answer(call, Err(errno));
+        }
+    }
+
+    fn connect(&self, call: &Call, program: &OwnedFd, memory: Memory, at: u64, length: u64) -> Outcome {
+        let to = match memory.address(at, length).map_err(|error| errno(&error))? {
+            Given::Internet(to) => to,
+            Given::Nothing => {
+                raw::disconnect(program.as_fd())?;
+                return Ok(0);
+            }
+            Given::Other(address) => return unix::connect(call.thread, program, &address).map(|()| 0),
+        };
+        let (family, kind) = kind_of(program)?;
+        if kind == Kind::Stream && getpeername::<SockaddrStorage>(program.as_raw_fd()).is_ok() {
+            return Err(if self.tunnels.is_under_way(program) { Errno::EALREADY } else { Errno::EISCONN });
+        }
+        let to = match self.way(to, kind)? {
+            Way::Party(party) if kind == Kind::Stream => {
+                return self.tunnels.connect(program, family, party).map(|()| 0);
+            }
+            // The network carries datagrams, but this program's do not find in yet.
+            Way::Party(_) => return Err(Errno::ENETUNREACH),
+            Way::Names => {
+                let names = of_family(self.run.names, family);
+                tunnel::write_mark(
+                    program,
+                    Mark { peer: SocketAddr::new(to.ip().to_canonical(), to.port()) },
+                )?;
+                names
+            }
+            Way::Local => to,
+        };
+        connect(program.as_raw_fd(), &SockaddrStorage::from(to))?;
+        Ok(0)
+    }
+
+    fn listen(&self, program: &OwnedFd, backlog: i32) -> Outcome {
+        listen(program, Backlog::new(backlog.clamp(0, libc::SOMAXCONN)).unwrap_or(Backlog::MAXCONN))?;
+        let own: SockaddrStorage = getsockname(program.as_raw_fd())?;
+        let port = own.as_sockaddr_in().map(|at| at.port()).or(own.as_sockaddr_in6().map(|at| at.port()));
+        self.own_ports.lock().unwrap_or_else(PoisonError::into_inner).extend(port);
+        Ok(0)
+    }
+
+    /// A datagram to somewhere.
+    fn send_to(&self, call: &Call, program: &OwnedFd, memory: Memory) -> Outcome {
+        let [_, data, length, flags, at, address_length] = call.arguments;
+        let to = match memory.address(at, address_length).map_err(|error| errno(&error))? {
+            Given::Internet(to) => to,
+            Given::Nothing => return Err(Errno::EAFNOSUPPORT),
+            Given::Other(_) => return Err(Errno::EOPNOTSUPP),
+        };
+        let (family, kind) = kind_of(program)?;
+        if kind == Kind::Stream {
+            // Without it, programs connect first.
+            return Err(Errno::EOPNOTSUPP);
+        }
+        let to = match self.way(to, kind)? {
+            Way::Party(_) => return Err(Errno::ENETUNREACH),
+            Way::Names => of_family(self.run.names, family),
+            Way::Local => to,
+        };
+        if length > LONGEST {
+            return Err(Errno::EMSGSIZE);
+        }
+        let data = memory.read(data, length as usize).map_err(|error| errno(&error))?;
+        let flags =
+            MsgFlags::from_bits_truncate(flags as i32) | MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
+        let sent = sendto(program.as_raw_fd(), &data, &SockaddrStorage::from(to), flags)?;
+        Ok(sent as i64)
+    }
+
+    fn peer_name(&self, program: &OwnedFd, memory: Memory, at: u64, length_at: u64) -> Outcome {
+        let real: SockaddrStorage = getpeername(program.as_raw_fd())?;
+        let address = match tunnel::read_mark(program) {
+            Some(_) if self.tunnels.is_under_way(program) => return Err(Errno::ENOTCONN),
+            Some(mark) => address_bytes(kind_of(program)?.0, mark.peer),
+            None => raw::address_bytes(&real),
+        };
+        memory.return_address(at, length_at, &address).map_err(|error| errno(&error))?;
+        Ok(0)
+    }
+
+    fn socket_error(&self, program: &OwnedFd, memory: Memory, at: u64, length_at: u64) -> Outcome {
+        let error = self.tunnels.true_error(program, tunnel::error_of(program)?);
+        memory.return_address(at, length_at, &error.to_ne_bytes()).map_err(|error| errno(&error))?;
+        Ok(0)
+    }
+
+    fn way(&self, to: SocketAddr, kind: Kind) -> Result<Way, Errno> {
+        let own = || self.own_ports.lock().unwrap_or_else(PoisonError::into_inner).contains(&to.port());
+        way(to, self.run.rules, kind == Kind::Stream && own()).map_err(|refusal| self.refuse(refusal))
+    }
+
+    fn refuse(&self, refusal: Refusal) -> Errno {
+        *self.refused.lock().unwrap_or_else(PoisonError::into_inner).entry(refusal.why).or_default() += 1;
+        Errno::from_raw(refusal.errno.0.into())
+    }
+
+    /// What a call's descriptor stands for.
+    fn descriptor(&self, call: &Call, theirs: i32) -> Result<OwnedFd, Errno> {
+        let known = self.processes.lock().unwrap_or_else(PoisonError::into_inner).get(&call.thread).cloned();
+        if let Some(descriptor) = known.and_then(|process| process.descriptor(theirs).ok()) {
+            return Ok(descriptor);
+        }
+        let process = Process::of(call.thread).map_err(|error| errno(&error))?;
+        // The number of a thread that has ended may be another one's by now.
+        if !self.listener.still_waits(call) {
+            return Err(Errno::EINTR);
+        }
+        let descriptor = process.descriptor(theirs).map_err(|error| errno(&error))?;
+        let mut processes = self.processes.lock().unwrap_or_else(PoisonError::into_inner);
+        if processes.len() >= WAITING {
+            processes.clear();
+        }
+        processes.insert(call.thread, Arc::new(process));
+        Ok(descriptor)
+    }
+}
+
+/// A socket that reaches the loopback interface and nothing else, for as long as it lives.
+fn bound_socket(family: i32, carries: Kind, nonblocking: bool) -> Result<OwnedFd, Errno> {
+    let kind = match carries {
+        Kind::Stream => socket2::Type::STREAM,
+        Kind::Datagram => socket2::Type::DGRAM,
+    };
+    let made = socket2::Socket::new(family.into(), kind, None).map_err(|error| errno(&error))?;
+    made.bind_device(Some(b"lo")).map_err(|error| errno(&error))?;
+    made.set_nonblocking(nonblocking).map_err(|error| errno(&error))?;
+    Ok(made.into())
+}
+
+/// Family and kind of a socket; anything else is of no concern to us, and no socket of the Internet.
+fn kind_of(program: &OwnedFd) -> Result<(i32, Kind), Errno> {
+    let socket = socket2::SockRef::from(program);
+    let domain = socket.domain().map_err(|error| errno(&error))?;
+    let kind = socket.r#type().map_err(|error| errno(&error))?;
+    match (i32::from(domain), kind) {
+        (family @ (socket::INET | socket::INET6), socket2::Type::STREAM) => Ok((family, Kind::Stream)),
+        (family @ (socket::INET | socket::INET6), socket2::Type::DGRAM) => Ok((family, Kind::Datagram)),
+        _ => Err(Errno::EAFNOSUPPORT),
+    }
+}
+
+/// The same place for a socket of this family.
+fn of_family(place: SocketAddr, family: i32) -> SocketAddr {
+    match family {
+        socket::INET => SocketAddr::new(Ipv4Addr::LOCALHOST.into(), place.port()),
+        _ => SocketAddr::new(Ipv6Addr::LOCALHOST.into(), place.port()),
+    }
+}
+
+fn errno(error: &io::Error) -> Errno {
+    Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO))
+}

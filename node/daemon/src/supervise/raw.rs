@@ -1,0 +1,68 @@
+//! Calls on a program's socket for which no safe wrapper exists.
+#![allow(unsafe_code)] // each says why it is sound
+
+use std::os::fd::{AsRawFd, BorrowedFd};
+
+use nix::{
+    errno::Errno,
+    sys::socket::{SockaddrLike, SockaddrStorage},
+};
+use phantom_policy::mark::{Instruction, LENGTH, Program};
+
+const _: () = assert!(size_of::<Instruction>() == size_of::<libc::sock_filter>());
+
+/// Undoes what connected a socket, so that it can be connected again.
+pub(super) fn disconnect(socket: BorrowedFd<'_>) -> Result<(), Errno> {
+    let nothing = libc::sockaddr { sa_family: libc::AF_UNSPEC as u16, sa_data: [0; 14] };
+    // SAFETY: the kernel reads one structure of this size.
+    let done = unsafe { libc::connect(socket.as_raw_fd(), &raw const nothing, size_of_val(&nothing) as u32) };
+    Errno::result(done).map(drop)
+}
+
+/// Gives a socket a filter.
+pub(super) fn attach_filter(socket: BorrowedFd<'_>, program: &Program) -> Result<(), Errno> {
+    let filter = libc::sock_fprog { len: LENGTH as u16, filter: program.as_ptr().cast_mut().cast() };
+    // SAFETY: the kernel reads the structure and the instructions, which have the kernel's layout and live long enough.
+    let done = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_ATTACH_FILTER,
+            (&raw const filter).cast(),
+            size_of_val(&filter) as u32,
+        )
+    };
+    Errno::result(done).map(drop)
+}
+
+/// Reads a socket's filter, if it has this length.
+pub(super) fn read_filter(socket: BorrowedFd<'_>, program: &mut Program) -> bool {
+    let get = |place: *mut libc::c_void, mut length: libc::socklen_t| {
+        // SAFETY: the kernel writes as many instructions as it is told that there is room for, and none without a place.
+        let done = unsafe {
+            libc::getsockopt(
+                socket.as_raw_fd(),
+                libc::SOL_SOCKET,
+                libc::SO_GET_FILTER,
+                place,
+                &raw mut length,
+            )
+        };
+        done == 0 && length as usize == LENGTH
+    };
+    // First how long it is: the kernel refuses to write a longer one than there is room for, but not a shorter one.
+    get(std::ptr::null_mut(), 0) && get(program.as_mut_ptr().cast(), LENGTH as u32)
+}
+
+/// Connects a socket to a place that is written as the kernel reads it.
+pub(super) fn connect_to(socket: BorrowedFd<'_>, address: &[u8]) -> Result<(), Errno> {
+    // SAFETY: the kernel reads so many bytes, and they are there.
+    let done = unsafe { libc::connect(socket.as_raw_fd(), address.as_ptr().cast(), address.len() as u32) };
+    Errno::result(done).map(drop)
+}
+
+/// An address as the kernel writes it.
+pub(super) fn address_bytes(address: &SockaddrStorage) -> Vec<u8> {
+    // SAFETY: the address is that long, and made of initialised bytes.
+    unsafe { std::slice::from_raw_parts(address.as_ptr().cast::<u8>(), address.len() as usize) }.to_vec()
+}
