@@ -57,6 +57,11 @@ class Demo:
         environment = world(self.t.folder, self.name)
         return self.t.children.run(build.phantom(), *command, environment=environment, check=check, bound=bound)
 
+    def start(self, name, *command):
+        """A subcommand that goes on."""
+        environment = world(self.t.folder, self.name)
+        return self.t.children.start(name, build.phantom(), *command, environment=environment)
+
     def status(self):
         return json.loads(self.ask("status", "--json").stdout)
 

@@ -4,17 +4,25 @@ use std::{
     ffi::OsString,
     io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
-    os::unix::process::ExitStatusExt,
-    process::{Command, ExitCode, ExitStatus},
+    os::{fd::OwnedFd, unix::process::ExitStatusExt},
+    process::{Child, Command, ExitCode, ExitStatus},
     sync::Arc,
 };
 
 use anyhow::Context;
 use data_encoding::HEXLOWER;
+use nix::{
+    sys::{
+        prctl::set_child_subreaper,
+        signal::{Signal, kill},
+    },
+    unistd::Pid,
+};
 use phantom_policy::connect::Rules;
 use phantom_resolver::{Addresses, Lookup, NoAnswer};
 use tokio::{
     net::{TcpListener, UdpSocket},
+    signal::unix::{SignalKind, signal},
     sync::Mutex,
     task::{JoinHandle, spawn_blocking},
 };
@@ -22,7 +30,7 @@ use tokio::{
 use super::Whom;
 use crate::{
     doors::LocalClient,
-    supervise::{Door, Run, Sealed, start},
+    supervise::{Door, Island, Run, Sealed, start},
 };
 
 /// Run a program whose connections go through the network, and nowhere else
@@ -36,7 +44,8 @@ Examples:
   phantom run -- bash
   phantom run --allow-local -- psql -h 127.0.0.1
 
-Exit codes: those of the program; 128 and the number of the signal that ended it; 1 it could not be started.")]
+Exit codes: those of the program; 128 and the number of the signal that ended it; 127 there is no such program; 126 it
+cannot be started; 1 no node is running.")]
 pub(super) struct Args {
     /// Services of this machine can be reached, too
     #[arg(long)]
@@ -53,29 +62,65 @@ pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let (door, token) = node.run().await?;
     let token = HEXLOWER.decode(token.as_bytes()).ok().and_then(|token| token.try_into().ok());
     let token = token.context("The node gave an answer that this command does not understand")?;
-    let (names, answering) = serve_names(node).await.context("The program's names cannot be served")?;
-    let run =
-        Run { door: Door { address: door, token }, names, rules: Rules { allow_local: args.allow_local } };
+    let (island, datagrams) = match Island::new() {
+        Ok((island, datagrams)) => (Some(island), datagrams.map(Some)),
+        Err(error) => {
+            eprintln!(
+                "phantom: the program gets no UDP sockets: this system lets users make no network namespaces ({error})."
+            );
+            (None, [None, None])
+        }
+    };
+    let (names, answering) =
+        serve_names(node, datagrams).await.context("The program's names cannot be served")?;
+    let rules = Rules { allow_local: args.allow_local };
+    let run = Run { door: Door { address: door, token }, names, island, rules };
     let (name, arguments) = args.program.split_first().context("There is no program to run")?;
     let mut command = Command::new(name);
     command.args(arguments);
-    let sealed = start(command).map_err(|error| not_started(name, error))?;
-    let (mut child, calls) = sealed.into_parts();
-    let supervised = spawn_blocking(move || Sealed::supervise(calls, run));
-    let ended = spawn_blocking(move || child.wait()).await??;
-    supervised.abort();
+    // Processes that the program leaves behind stay ours: otherwise we could not look at what they ask for.
+    set_child_subreaper(true)?;
+    let sealed = match start(command) {
+        Ok(sealed) => sealed,
+        Err(error) => {
+            let (code, what) = not_started(name, &error);
+            eprintln!("phantom: {what}");
+            return Ok(ExitCode::from(code));
+        }
+    };
+    let (child, calls) = sealed.into_parts();
+    let _until_this_process_ends = spawn_blocking(move || Sealed::supervise(calls, run));
+    let ended = until_end(child).await?;
     answering.abort();
     Ok(code(ended))
 }
 
-fn not_started(program: &OsString, error: io::Error) -> anyhow::Error {
+/// What is asked of us is asked of the program. A terminal asks both by itself.
+async fn until_end(mut child: Child) -> anyhow::Result<ExitStatus> {
+    let program = Pid::from_raw(i32::try_from(child.id())?);
+    let mut interrupted = signal(SignalKind::interrupt())?;
+    let (mut terminated, mut hung_up) = (signal(SignalKind::terminate())?, signal(SignalKind::hangup())?);
+    let mut ended = spawn_blocking(move || child.wait());
+    loop {
+        let asked = tokio::select! {
+            ended = &mut ended => return Ok(ended??),
+            _ = interrupted.recv() => continue,
+            _ = terminated.recv() => Signal::SIGTERM,
+            _ = hung_up.recv() => Signal::SIGHUP,
+        };
+        let _has_just_ended = kill(program, asked);
+    }
+}
+
+/// With the exit codes of a shell.
+fn not_started(program: &OsString, error: &io::Error) -> (u8, String) {
     let program = program.display();
     match error.kind() {
         io::ErrorKind::NotFound => {
-            anyhow::anyhow!("There is no program {program}. Is it installed, and spelt right?")
+            (127, format!("There is no program {program}. Is it installed, and spelt right?"))
         }
-        io::ErrorKind::PermissionDenied => anyhow::anyhow!("{program} may not be executed ({error})"),
-        _ => anyhow::anyhow!("{program} cannot be started under the seal: {error}"),
+        io::ErrorKind::PermissionDenied => (126, format!("{program} may not be executed ({error})")),
+        _ => (126, format!("{program} cannot be started under the seal: {error}")),
     }
 }
 
@@ -84,19 +129,25 @@ fn code(ended: ExitStatus) -> ExitCode {
     ExitCode::from(u8::try_from(code).unwrap_or(1))
 }
 
-/// Answers the questions of the program, whichever name server it asks.
-async fn serve_names(node: LocalClient) -> io::Result<(SocketAddr, JoinHandle<()>)> {
-    let v4 = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await?;
-    let port = v4.local_addr()?.port();
-    let v4_tcp = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).await?;
-    let v6 = UdpSocket::bind((Ipv6Addr::LOCALHOST, port)).await?;
-    let v6_tcp = TcpListener::bind((Ipv6Addr::LOCALHOST, port)).await?;
-    let names = Names(Arc::new(Mutex::new(node)));
+/// Answers the questions of the program, whichever name server it asks: over TCP where it says, over UDP with these sockets.
+async fn serve_names(
+    node: LocalClient,
+    datagrams: [Option<OwnedFd>; 2],
+) -> io::Result<(SocketAddr, JoinHandle<()>)> {
+    let v4 = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
     let address = v4.local_addr()?;
+    let v6 = TcpListener::bind((Ipv6Addr::LOCALHOST, address.port())).await?;
+    let names = Names(Arc::new(Mutex::new(node)));
+    let mut serving = Vec::new();
+    for (tcp, datagrams) in [v4, v6].into_iter().zip(datagrams) {
+        let udp = match datagrams {
+            Some(socket) => UdpSocket::from_std(socket.into())?,
+            None => UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await?,
+        };
+        serving.push(phantom_resolver::serve(udp, tcp, names.clone()));
+    }
     let answering = tokio::spawn(async move {
-        let over_v4 = phantom_resolver::serve(v4, v4_tcp, names.clone());
-        let over_v6 = phantom_resolver::serve(v6, v6_tcp, names);
-        let _as_long_as_the_run = tokio::join!(over_v4, over_v6);
+        let _as_long_as_the_run = futures_util::future::join_all(serving).await;
     });
     Ok((address, answering))
 }

@@ -55,8 +55,8 @@ impl Supervisor {
     pub(super) fn new(listener: Listener, run: Run) -> Supervisor {
         Supervisor {
             listener,
-            run,
             tunnels: Tunnels::new(run.door),
+            run,
             processes: Mutex::default(),
             own_ports: Mutex::default(),
             refused: Mutex::default(),
@@ -118,11 +118,12 @@ impl Supervisor {
     /// A socket of the Internet, which the program gets when it is bound to the loopback interface.
     fn socket(&self, call: &Call) {
         let [family, kind, protocol, ..] = call.arguments.map(|argument| argument as i32);
-        let made =
-            socket::internet(kind, protocol).map_err(|refusal| self.refuse(refusal)).and_then(|carries| {
-                let nonblocking = kind & libc::SOCK_NONBLOCK != 0;
-                bound_socket(family, carries, nonblocking)
-            });
+        let nonblocking = kind & libc::SOCK_NONBLOCK != 0;
+        let made = match socket::internet(kind, protocol) {
+            Ok(Kind::Stream) => bound_socket(family, nonblocking),
+            Ok(Kind::Datagram) => self.island_socket(family, nonblocking),
+            Err(refusal) => Err(self.refuse(refusal)),
+        };
         let handed_over = made.and_then(|made| {
             let close_on_exec = kind & libc::SOCK_CLOEXEC != 0;
             self.listener.hand_over(call, made.as_fd(), close_on_exec).map_err(|error| errno(&error))
@@ -130,6 +131,13 @@ impl Supervisor {
         if let Err(errno) = handed_over {
             self.answer(call, Err(errno));
         }
+    }
+
+    fn island_socket(&self, family: i32, nonblocking: bool) -> Result<OwnedFd, Errno> {
+        let island = self.run.island.as_ref().ok_or(Errno::EPROTONOSUPPORT)?;
+        let made = island.socket(family).map_err(|error| errno(&error))?;
+        socket2::SockRef::from(&made).set_nonblocking(nonblocking).map_err(|error| errno(&error))?;
+        Ok(made)
     }
 
     fn connect(&self, call: &Call, program: &OwnedFd, memory: Memory, at: u64, length: u64) -> Outcome {
@@ -151,6 +159,8 @@ impl Supervisor {
             }
             // The network carries datagrams, but this program's do not find in yet.
             Way::Party(_) => return Err(Errno::ENETUNREACH),
+            // Where they live, whoever is asked is ours.
+            Way::Names | Way::Local if kind == Kind::Datagram => to,
             Way::Names => {
                 let names = of_family(self.run.names, family);
                 tunnel::write_mark(
@@ -181,16 +191,14 @@ impl Supervisor {
             Given::Nothing => return Err(Errno::EAFNOSUPPORT),
             Given::Other(_) => return Err(Errno::EOPNOTSUPP),
         };
-        let (family, kind) = kind_of(program)?;
+        let (_, kind) = kind_of(program)?;
         if kind == Kind::Stream {
             // Without it, programs connect first.
             return Err(Errno::EOPNOTSUPP);
         }
-        let to = match self.way(to, kind)? {
-            Way::Party(_) => return Err(Errno::ENETUNREACH),
-            Way::Names => of_family(self.run.names, family),
-            Way::Local => to,
-        };
+        if let Way::Party(_) = self.way(to, kind)? {
+            return Err(Errno::ENETUNREACH);
+        }
         if length > LONGEST {
             return Err(Errno::EMSGSIZE);
         }
@@ -219,8 +227,12 @@ impl Supervisor {
     }
 
     fn way(&self, to: SocketAddr, kind: Kind) -> Result<Way, Errno> {
-        let own = || self.own_ports.lock().unwrap_or_else(PoisonError::into_inner).contains(&to.port());
-        way(to, self.run.rules, kind == Kind::Stream && own()).map_err(|refusal| self.refuse(refusal))
+        // Datagrams reach nothing but the run itself.
+        let own = || {
+            kind == Kind::Datagram
+                || self.own_ports.lock().unwrap_or_else(PoisonError::into_inner).contains(&to.port())
+        };
+        way(to, self.run.rules, own()).map_err(|refusal| self.refuse(refusal))
     }
 
     fn refuse(&self, refusal: Refusal) -> Errno {
@@ -249,13 +261,10 @@ impl Supervisor {
     }
 }
 
-/// A socket that reaches the loopback interface and nothing else, for as long as it lives.
-fn bound_socket(family: i32, carries: Kind, nonblocking: bool) -> Result<OwnedFd, Errno> {
-    let kind = match carries {
-        Kind::Stream => socket2::Type::STREAM,
-        Kind::Datagram => socket2::Type::DGRAM,
-    };
-    let made = socket2::Socket::new(family.into(), kind, None).map_err(|error| errno(&error))?;
+/// A stream socket that reaches the loopback interface and nothing else, for as long as it lives.
+fn bound_socket(family: i32, nonblocking: bool) -> Result<OwnedFd, Errno> {
+    let made =
+        socket2::Socket::new(family.into(), socket2::Type::STREAM, None).map_err(|error| errno(&error))?;
     made.bind_device(Some(b"lo")).map_err(|error| errno(&error))?;
     made.set_nonblocking(nonblocking).map_err(|error| errno(&error))?;
     Ok(made.into())

@@ -24,6 +24,8 @@ enum Fate {
 enum Holds {
     /// Its lower half is this number: where the kernel takes an `int`.
     Is(u32, u32),
+    /// It has this bit.
+    Has(u32, u32),
     /// It is no null pointer.
     IsGiven(u32),
 }
@@ -49,6 +51,7 @@ const CHOOSES_DEVICE: Holds = Holds::Is(2, libc::SO_BINDTODEVICE as u32);
 const CHOOSES_INTERFACE: Holds = Holds::Is(2, SO_BINDTOIFINDEX);
 
 const SO_BINDTOIFINDEX: u32 = 62;
+const FAST_OPEN: u32 = libc::MSG_FASTOPEN as u32;
 
 const RULES: &[Rule] = &[
     // Sockets are born with the supervisor, bound to the loopback interface.
@@ -64,6 +67,9 @@ const RULES: &[Rule] = &[
     rule(libc::SYS_connect, &[], Fate::Ask),
     rule(libc::SYS_listen, &[], Fate::Ask),
     rule(libc::SYS_sendto, &[Holds::IsGiven(4)], Fate::Ask),
+    // A connection that begins with data. Without it, programs connect first.
+    rule(libc::SYS_sendmsg, &[Holds::Has(2, FAST_OPEN)], Fate::Fail(libc::EOPNOTSUPP)),
+    rule(libc::SYS_sendmmsg, &[Holds::Has(3, FAST_OPEN)], Fate::Fail(libc::EOPNOTSUPP)),
     // What tells where it led.
     rule(libc::SYS_getpeername, &[], Fate::Ask),
     rule(libc::SYS_getsockopt, &[SOL_SOCKET, READS_ERROR], Fate::Ask),
@@ -128,6 +134,7 @@ fn compile(rule: &Rule) -> Vec<sock_filter> {
     for holds in rule.when.iter().rev() {
         let condition = match *holds {
             Holds::Is(argument, value) => vec![load(at::low(argument)), jump(IF_EQUAL, value, 0, left + 1)],
+            Holds::Has(argument, bit) => vec![load(at::low(argument)), jump(IF_ANY_BIT, bit, 0, left + 1)],
             Holds::IsGiven(argument) => vec![
                 load(at::low(argument)),
                 jump(IF_EQUAL, 0, 0, 2),
@@ -233,6 +240,10 @@ mod tests {
             assert_eq!(fate(libc::SYS_sendto, [3, 1, 1, 0, address, 16]), ASK, "{address:x}");
         }
         assert_eq!(fate(libc::SYS_sendto, [3, 1, 1, 0, 0, 16]), PASS);
+        let fast_open = u64::from(FAST_OPEN) | 1;
+        assert_eq!(fate(libc::SYS_sendmsg, [3, 1, fast_open, 0, 0, 0]), fails(libc::EOPNOTSUPP));
+        assert_eq!(fate(libc::SYS_sendmmsg, [3, 1, 1, fast_open, 0, 0]), fails(libc::EOPNOTSUPP));
+        assert_eq!(fate(libc::SYS_sendmsg, [3, 1, 1, fast_open, 0, 0]), PASS);
         let error = [3, libc::SOL_SOCKET as u64, libc::SO_ERROR as u64, 1, 1, 0];
         assert_eq!(fate(libc::SYS_getsockopt, error), ASK);
         assert_eq!(

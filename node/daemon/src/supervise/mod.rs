@@ -12,9 +12,11 @@
 //! - [`calls`]: what becomes of each call.
 //! - [`tunnel`]: sockets on their way through the node's door.
 //! - [`unix`]: sockets of this machine.
+//! - [`island`]: where datagram sockets live.
 
 mod calls;
 mod filter;
+mod island;
 mod notify;
 mod program;
 mod raw;
@@ -39,16 +41,19 @@ use nix::{
 use phantom_policy::connect::Rules;
 
 use calls::Supervisor;
+pub use island::{HELPER, Island, help};
 use notify::Listener;
 pub use tunnel::Door;
 
 /// What a run needs to know.
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 pub struct Run {
     /// Where its connections go.
     pub door: Door,
-    /// Who answers for names, over UDP and TCP.
+    /// Who answers for names over TCP; over IPv6 it is the same port of `::1`.
     pub names: SocketAddr,
+    /// Where datagram sockets are made; where there is none, none are.
+    pub island: Option<Island>,
     /// What the user allows.
     pub rules: Rules,
 }
@@ -69,7 +74,7 @@ pub fn start(mut command: Command) -> io::Result<Sealed> {
     let seal = move || {
         let listener = notify::seal(&filter)?;
         close_all_but_standard()?;
-        send(&theirs, &listener)
+        send_descriptor(&theirs, &listener)
     };
     // SAFETY: between fork and exec the closure makes system calls on what it owns already; it allocates nothing but on an
     // error, which ends the child.
@@ -108,7 +113,7 @@ fn close_all_but_standard() -> io::Result<()> {
     if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
-fn send(to: &UnixStream, descriptor: &OwnedFd) -> io::Result<()> {
+fn send_descriptor(to: &UnixStream, descriptor: &OwnedFd) -> io::Result<()> {
     let descriptors = [descriptor.as_raw_fd()];
     let parts = [IoSlice::new(&[0])];
     let message = [ControlMessage::ScmRights(&descriptors)];

@@ -128,6 +128,7 @@ pub enum Reply {
     Visits {
         /// Them.
         visits: Vec<Visit>,
+    },
     /// To a run.
     Run {
         /// Where its connections come in.

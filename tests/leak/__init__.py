@@ -1,0 +1,1 @@
+"""Whatever a program tries: nothing leaves the machine but through the node."""
