@@ -27,7 +27,7 @@ PROGRAMS = {
     "wget": ["sh", "-c", "wget -q -O - {url} | sha256sum"],
     "python": ["python3", "-c", "import hashlib, urllib.request; print(" + READ + ")"],
     "python, asyncio": ["python3", "-c", ASYNC],
-    "python, spawned": ["python3", "-c", "import hashlib, urllib.request\nfrom concurrent.futures import ProcessPoolExecutor as P\nprint(P().submit(eval, \"" + READ + "\").result())"],
+    "python, spawned": ["python3", "-c", "import urllib.request\nfrom concurrent.futures import ProcessPoolExecutor as P\nprint(P().submit(eval, \"" + READ.replace("hashlib", "__import__('hashlib')").replace("urllib.request.", "__import__('urllib.request').request.") + "\").result())"],
     "node": ["node", "-e", FETCH],
     "bash": ["bash", "-c", "exec 3<>/dev/tcp/{host}/80; printf 'GET /bytes/{size} HTTP/1.0\\r\\nHost: x\\r\\n\\r\\n' >&3; sed '1,/^\\r$/d' <&3 | sha256sum"],
     "perl": ["perl", "-MIO::Socket::IP", "-MDigest::SHA", "-e", "$s = IO::Socket::IP->new(PeerHost => '{host}', PeerPort => 80) or die $@; print $s \"GET /bytes/{size} HTTP/1.0\\r\\nHost: x\\r\\n\\r\\n\"; 1 while <$s> =~ /\\S/; print Digest::SHA->new(256)->addfile($s)->hexdigest"],

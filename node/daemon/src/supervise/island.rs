@@ -46,7 +46,7 @@ pub struct Island {
 impl Island {
     /// Makes one. Also returns its name server's sockets, of both families, which listen at every address.
     pub fn new() -> io::Result<(Island, [OwnedFd; 2])> {
-        let (ours, theirs) = UnixStream::pair()?;
+        let (run, theirs) = UnixStream::pair()?;
         let mut command = Command::new("/proc/self/exe");
         command.arg(HELPER).stdin(Stdio::from(OwnedFd::from(theirs)));
         let maps = [
@@ -63,9 +63,11 @@ impl Island {
         unsafe { command.pre_exec(move_out) };
         let child = command.spawn()?;
         drop(command);
-        let island = Island { helper: Mutex::new(ours), child };
-        let names = [receive(&island.lock())?, receive(&island.lock())?];
-        Ok((island, names))
+        let names = [receive(&run), receive(&run)];
+        // From now on the helper is not forgotten, whatever went wrong.
+        let island = Island { helper: Mutex::new(run), child };
+        let [v4, v6] = names;
+        Ok((island, [v4?, v6?]))
     }
 
     /// A datagram socket of this family.
