@@ -117,8 +117,11 @@ impl Prepared {
         Vec::new()
     });
         let address = socks.local_addr()?;
-        let doors =
-            open(&started.client, Doors { socks: Some(socks), runs: Some(RunsDoor::bind().await?), sockets, ..Doors::default() }, confinement);
+        let doors = open(
+            &started.client,
+            Doors { socks: Some(socks), runs: Some(RunsDoor::bind().await?), sockets, ..Doors::default() },
+            confinement,
+        );
         print(&started, address, hops).await;
         let (site, invitation) = (started.url.as_str(), started.invitation.as_str());
         let pid = std::process::id();

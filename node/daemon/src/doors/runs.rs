@@ -165,12 +165,7 @@ impl Runs {
 }
 
 impl Run {
-    async fn carry(
-        &self,
-        mut stream: TcpStream,
-        to: SocketAddr,
-        dialler: &impl Dial,
-    ) -> io::Result<()> {
+    async fn carry(&self, mut stream: TcpStream, to: SocketAddr, dialler: &impl Dial) -> io::Result<()> {
         match self.dial(to, dialler).await {
             Ok(far) => {
                 stream.write_all(&[0]).await?;

@@ -15,8 +15,7 @@ use tokio::{
 
 use super::*;
 use crate::{
-    doors::{CommandHandle, Measures, NodeHandle},
-    doors::{CommandHandle, NodeHandle, Runs},
+    doors::{CommandHandle, Measures, NodeHandle, Runs},
     session::{Deliver, Protocol},
 };
 
