@@ -19,17 +19,18 @@ use nix::{
     unistd::Pid,
 };
 use phantom_policy::connect::Rules;
-use phantom_resolver::{Addresses, Lookup, NoAnswer};
+use phantom_resolver::{Data, Lookup, NoAnswer, Wanted};
 use tokio::{
     net::{TcpListener, UdpSocket},
+    runtime::Handle,
     signal::unix::{SignalKind, signal},
     sync::Mutex,
-    task::{JoinHandle, spawn_blocking},
+    task::{JoinHandle, block_in_place, spawn_blocking},
 };
 
 use super::Whom;
 use crate::{
-    doors::LocalClient,
+    doors::{LocalClient, local_socket::ClientError},
     supervise::{Door, Island, Run, Sealed, start},
 };
 
@@ -156,21 +157,32 @@ async fn serve_names(
 #[derive(Clone)]
 struct Names(Arc<Mutex<LocalClient>>);
 
+impl Names {
+    /// The library does not wait for answers. What is asked here is on this machine and answers at once, and its task
+    /// makes room for others.
+    fn ask<T>(
+        &self,
+        question: impl AsyncFnOnce(&mut LocalClient) -> Result<T, ClientError>,
+    ) -> Result<T, NoAnswer> {
+        let asked = async { question(&mut *self.0.lock().await).await };
+        block_in_place(|| Handle::current().block_on(asked)).map_err(|error| match error {
+            ClientError::Refused(_) => NoAnswer::NoSuchName,
+            _ => NoAnswer::Failed,
+        })
+    }
+}
+
 impl Lookup for Names {
-    async fn lookup(&self, host: &str) -> Result<Addresses, NoAnswer> {
-        use crate::doors::local_socket::ClientError;
-        match self.0.lock().await.run_name(host).await {
-            Ok((address, alias)) => Ok(Addresses { alias, address: Some(address) }),
-            Err(ClientError::Refused(_)) => Err(NoAnswer::NoSuchName),
-            Err(_) => Err(NoAnswer::Failed),
+    fn lookup(&self, host: &str, wanted: Wanted) -> Result<Vec<Data>, NoAnswer> {
+        let (address, alias) = self.ask(async |node| node.run_name(host).await)?;
+        match wanted {
+            Wanted::A => alias.map(|alias| vec![Data::A(alias)]).ok_or(NoAnswer::Failed),
+            Wanted::Aaaa => Ok(vec![Data::Aaaa(address)]),
+            _ => Ok(Vec::new()),
         }
     }
 
-    async fn reverse(&self, address: IpAddr) -> Result<String, NoAnswer> {
-        match self.0.lock().await.run_address(address).await {
-            Ok(Some(name)) => Ok(name),
-            Ok(None) => Err(NoAnswer::NoSuchName),
-            Err(_) => Err(NoAnswer::Failed),
-        }
+    fn reverse(&self, address: IpAddr) -> Result<String, NoAnswer> {
+        self.ask(async |node| node.run_address(address).await)?.ok_or(NoAnswer::NoSuchName)
     }
 }

@@ -5,7 +5,12 @@ use std::{convert::Infallible, io, sync::Arc, time::Duration};
 use data_encoding::HEXLOWER;
 use nix::unistd::geteuid;
 use phantom_protocol::{address::ApName, identity::ApPublic};
-use tokio::{net::UnixStream, sync::{OwnedSemaphorePermit, Semaphore}, task::JoinSet, time::timeout};
+use tokio::{
+    net::UnixStream,
+    sync::{OwnedSemaphorePermit, Semaphore},
+    task::JoinSet,
+    time::timeout,
+};
 use tracing::{debug, warn};
 
 use super::{ErrorCode, LocalSocket, Reply, Request, VERSION, frame};
