@@ -1,8 +1,10 @@
 """`phantom run`: programs as they are do by themselves what they do through a proxy."""
 
 import hashlib
+import socket
+import subprocess
 
-from harness import test
+from harness import build, test
 from harness.phantom import Demo
 
 SIZE = 3_000_000
@@ -63,6 +65,10 @@ def a_program_is_told_what_it_would_be_told_and_ends_as_it_does(t):
     assert demo.ask("run", "--allow-local", "--", "curl", "-q", "-sSf", f"http://{demo.socks}/").stdout
     assert demo.ask("run", "--", "sh", "-c", "exit 7", check=False).returncode == 7
     assert demo.ask("run", "--", "sh", "-c", "kill -TERM $$", check=False).returncode == 128 + 15
+    with socket.create_server(("127.0.0.1", 0)) as server, socket.create_connection(server.getsockname()) as foreign:
+        command = [build.phantom(), "run", "--", "cat"]
+        refused = subprocess.run(command, stdin=foreign, capture_output=True, text=True, timeout=20)
+        assert refused.returncode == 1 and "Standard input is a connection" in refused.stderr, refused
     missing = demo.ask("run", "--", "no-such-program", check=False)
     assert missing.returncode == 127 and "no-such-program" in missing.stderr, missing
 

@@ -4,7 +4,10 @@ use std::{
     ffi::OsString,
     io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
-    os::{fd::OwnedFd, unix::process::ExitStatusExt},
+    os::{
+        fd::{AsFd, OwnedFd},
+        unix::process::ExitStatusExt,
+    },
     process::{Child, Command, ExitCode, ExitStatus},
     sync::Arc,
 };
@@ -20,6 +23,7 @@ use nix::{
 };
 use phantom_policy::connect::Rules;
 use phantom_resolver::{Data, Lookup, NoAnswer, Wanted};
+use socket2::Domain;
 use tokio::{
     net::{TcpListener, UdpSocket},
     runtime::Handle,
@@ -59,6 +63,7 @@ pub(super) struct Args {
 }
 
 pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
+    nothing_is_connected()?;
     let mut node = args.whom.connect().await?;
     let (door, token) = node.run().await?;
     let token = HEXLOWER.decode(token.as_bytes()).ok().and_then(|token| token.try_into().ok());
@@ -111,6 +116,21 @@ async fn until_end(mut child: Child) -> anyhow::Result<ExitStatus> {
         };
         let _has_just_ended = kill(program, asked);
     }
+}
+
+/// What the program is handed is its own already, whatever the seal says about sockets.
+fn nothing_is_connected() -> anyhow::Result<()> {
+    let (input, output, errors) = (io::stdin(), io::stdout(), io::stderr());
+    for (name, open) in [("input", input.as_fd()), ("output", output.as_fd()), ("error", errors.as_fd())] {
+        let family = socket2::SockRef::from(&open).domain();
+        let is_connection = family.is_ok_and(|family| [Domain::IPV4, Domain::IPV6].contains(&family));
+        anyhow::ensure!(
+            !is_connection,
+            "Standard {name} is a connection of the Internet, which a sealed program must not have. Give it another one, for \
+             example through cat: ... | phantom run -- PROGRAM | cat"
+        );
+    }
+    Ok(())
 }
 
 /// With the exit codes of a shell.
