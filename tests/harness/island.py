@@ -99,16 +99,16 @@ def keep(file, folder):
 
 
 def described(kind, data):
-    """Where a packet goes, and all of it. What is neither IPv4 nor IPv6 is written, too."""
-    if kind == IPV4:
+    """Where a packet goes, and all of it. What is no packet of IPv4 or IPv6 is written, too."""
+    if kind == IPV4 and len(data) >= 20:
         start, protocol, to = 4 * (data[0] & 15), data[9], socket.inet_ntop(socket.AF_INET, data[16:20])
-    elif kind == IPV6:
+    elif kind == IPV6 and len(data) >= 40:
         start, protocol, to = 40, data[6], socket.inet_ntop(socket.AF_INET6, data[24:40])
         if protocol == 0:  # a hop-by-hop header
             start, protocol = 48 + 8 * data[41], data[40]
     else:
         start, protocol, to = 0, kind, ""
-    port = struct.unpack_from(">H", data, start + 2)[0] if protocol in (UDP, TCP) else 0
+    port = struct.unpack_from(">H", data, start + 2)[0] if protocol in (UDP, TCP) and len(data) >= start + 4 else 0
     return {"protocol": protocol, "to": to, "port": port, "data": data.hex()}
 
 

@@ -299,7 +299,7 @@ static void try(int way) {
     if (pipe(pipe_of_result)) exit(2);
     pid_t child = fork();
     if (child == 0) {
-        alarm(2);
+        alarm(1);
         result = run(way) < 0 ? errno : 0;
         if (write(pipe_of_result[1], &result, sizeof result) < 0) exit(2);
         _exit(0);
