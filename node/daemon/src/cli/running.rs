@@ -31,6 +31,7 @@ pub(super) fn open(daemon: &Daemon, doors: Doors, confinement: Report) -> JoinHa
         socks: doors.socks.as_ref().and_then(|listener| listener.local_addr().ok()),
         dns: doors.dns.as_ref().and_then(|port| port.address().ok()),
         transparent: doors.transparent.as_ref().and_then(|port| port.address().ok()),
+        metrics: doors.metrics.as_ref().and_then(|port| port.address().ok()),
     };
     let node = RunningNode::new(daemon.clone(), ports, doors.names.clone(), confinement);
     tokio::spawn(doors.serve(Arc::new(node)))

@@ -92,6 +92,9 @@ fn write_into(text: &mut String, status: &Status) -> std::fmt::Result {
     if status.transparent.is_some() {
         writeln!(text, "redirect  {}", or_none(status.transparent))?;
     }
+    if let Some(metrics) = status.metrics {
+        writeln!(text, "metrics   http://{metrics}/metrics")?;
+    }
     writeln!(text, "network   {} other nodes known, {} links", status.known_nodes, status.links.len())?;
     if !status.guards.is_empty() {
         let guards: Vec<&str> = status.guards.iter().map(|guard| short(guard)).collect();
@@ -166,6 +169,7 @@ mod tests {
         let relays = vec!["127.17.0.1:4000".to_owned(), "cd".repeat(32)];
         status.guards = vec!["127.18.0.1:4000".into(), "ef".repeat(32)];
         status.dns = Some("127.0.0.1:9053".parse().unwrap());
+        status.metrics = Some("127.0.0.1:9079".parse().unwrap());
         status.relaying = "no".into();
         status.quota =
             Some(Quota { bytes: 500_000_000_000, used: 1_234_567_890, renewed: "2026-12-01".into() });
@@ -175,6 +179,7 @@ mod tests {
         for part in [
             "abababab (",
             "dns       127.0.0.1:9053\n",
+            "metrics   http://127.0.0.1:9079/metrics\n",
             "relaying  no: nobody could reach it\n",
             "quota     1.234 of 500.000 GB used, anew on 2026-12-01\n",
             "guards    127.18.0.1:4000, efefefef\n",
@@ -196,6 +201,8 @@ mod tests {
             "listen",
             "socks",
             "dns",
+            "transparent",
+            "metrics",
             "invitation",
             "known_nodes",
             "links",

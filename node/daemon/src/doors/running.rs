@@ -41,6 +41,8 @@ pub struct Ports {
     pub dns: Option<SocketAddr>,
     /// The transparent port.
     pub transparent: Option<SocketAddr>,
+    /// The port for monitoring.
+    pub metrics: Option<SocketAddr>,
 }
 
 impl RunningNode {
@@ -106,8 +108,8 @@ impl NodeHandle for RunningNode {
 
     async fn status(&self) -> Status {
         let confinement = self.confinement.clone();
-        let Ports { socks, dns, transparent } = self.ports;
-        Status { socks, dns, transparent, confinement, ..self.daemon.status().await }
+        let Ports { socks, dns, transparent, metrics } = self.ports;
+        Status { socks, dns, transparent, metrics, confinement, ..self.daemon.status().await }
     }
 }
 

@@ -29,6 +29,8 @@ pub struct Status {
     pub dns: Option<SocketAddr>,
     /// Where the transparent port is.
     pub transparent: Option<SocketAddr>,
+    /// Where monitoring finds measurements.
+    pub metrics: Option<SocketAddr>,
     /// What another node joins with.
     pub invitation: Option<String>,
     /// Nodes of the network that are known here, without this one.
