@@ -670,7 +670,7 @@ mod tests {
             ("[[host]]\nport = 80\nto = \"localhost\"", "3: to: it looks like 127.0.0.1:8000"),
             ("[[host]]\nport = 80\nudp = 1", "3: udp: invalid type: integer `1`, expected a boolean"),
             ("[[host]]\nport = 80\nudp = true\nproxy-protocol = true", "1: a service with udp = true cannot"),
-            ("[[host]]\nport = 80\nas = \"A/B\"", "3: as: a name consists of"),
+            ("[[host]]\nport = 80\nas = \"A/B\"", "3: as: a label consists of"),
             ("[[host]]\nport = 80\nallow = []", "3: allow: it is a list of .ap names"),
             ("[[host]]\nport = 80\nallow = [\"::1\"]", "3: allow: ::1 is not an AP address"),
             ("[[visit]]\nto = \"short.ap\"\nas = \"a\"", "2: to: a full name has 56"),

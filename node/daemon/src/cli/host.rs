@@ -11,7 +11,7 @@ use tokio::{net::TcpStream, time::timeout};
 
 use super::{Usage, Whom, number, progress::Progress, say};
 use crate::{
-    doors::{AccessList, HostRequest, Hosted, Visitor, is_label},
+    doors::{AccessList, HostRequest, Hosted, LABEL_RULE, Visitor, is_label},
     outward::{Names, Ports, Prefix, Rules},
     session::Protocol,
 };
@@ -53,8 +53,13 @@ pub(super) struct Args {
     /// others read it where they are told to. The visitor's address in it is its AP address
     #[arg(long, conflicts_with = "udp")]
     proxy_protocol: bool,
-    /// The identity: 1 to 32 of a-z, 0-9 and -; it is made when it is first used
-    #[arg(long = "as", value_name = "NAME", default_value = LABEL, value_parser = label)]
+    #[arg(
+        long = "as",
+        value_name = "LABEL",
+        default_value = LABEL,
+        value_parser = label,
+        help = format!("The identity: {LABEL_RULE}; it is made when it is first used")
+    )]
     label: String,
     /// Who may come in: a .ap name or an AP address; give it again for each. Without it, everybody who knows the name. A visitor
     /// chooses its identity with `phantom visit`
@@ -115,11 +120,7 @@ impl Args {
 }
 
 pub(super) fn label(text: &str) -> Result<String, String> {
-    if is_label(text) {
-        Ok(text.to_owned())
-    } else {
-        Err("a name consists of 1 to 32 of a-z, 0-9 and -".to_owned())
-    }
+    if is_label(text) { Ok(text.to_owned()) } else { Err(format!("a label consists of {LABEL_RULE}")) }
 }
 
 pub(super) fn protocol(udp: bool) -> Protocol {

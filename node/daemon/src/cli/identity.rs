@@ -26,7 +26,7 @@ use super::{
 use crate::{
     daemon::fresh_rng,
     doors::{
-        LocalClient,
+        LABEL_RULE, LocalClient,
         local_socket::{ClientError, client_places},
     },
     folders,
@@ -38,7 +38,7 @@ const LONGEST: u64 = 4096;
 
 /// Keep, copy and move the identities behind .ap names
 ///
-/// An identity is the key of a .ap name: who has it can answer to that name. `phantom host --as NAME` uses it. These
+/// An identity is the key of a .ap name: who has it can answer to that name. `phantom host --as LABEL` uses it. These
 /// commands work on the state folder itself, whether or not a node runs on it; for a node of another user run them as that
 /// user. A node uses what it finds when it next hosts.
 #[derive(Debug, clap::Args)]
@@ -68,8 +68,7 @@ enum What {
     },
     /// Make one
     New {
-        /// What to call it here: 1 to 32 of a-z, 0-9 and -
-        #[arg(value_parser = label)]
+        #[arg(value_name = "LABEL", value_parser = label, help = format!("What to call it here: {LABEL_RULE}"))]
         name: String,
     },
     /// Write one into a file, sealed by a passphrase
@@ -78,9 +77,9 @@ enum What {
     /// left alone.
     Export {
         /// Which
-        #[arg(value_parser = label)]
+        #[arg(value_name = "LABEL", value_parser = label)]
         name: String,
-        /// The file to write [default: NAME.identity in this folder]
+        /// The file to write [default: LABEL.identity in this folder]
         file: Option<PathBuf>,
         #[command(flatten)]
         passphrase: PassphraseFile,
@@ -90,7 +89,7 @@ enum What {
         /// The file
         file: PathBuf,
         /// What to call it here [default: what it was called there]
-        #[arg(long = "as", value_name = "NAME", value_parser = label)]
+        #[arg(long = "as", value_name = "LABEL", value_parser = label)]
         name: Option<String>,
         #[command(flatten)]
         passphrase: PassphraseFile,
@@ -98,7 +97,7 @@ enum What {
     /// Forget one for ever; nobody can answer to its name again unless it was exported
     Remove {
         /// Which
-        #[arg(value_parser = label)]
+        #[arg(value_name = "LABEL", value_parser = label)]
         name: String,
         /// Do not ask
         #[arg(long)]
@@ -233,7 +232,7 @@ async fn import(
     }
     match identities.add(&name, &secret) {
         Err(store::StoreError::NameTaken { .. }) => bail!(
-            "{}: another identity is called {name} here, and was left alone. Choose another name: --as NAME",
+            "{}: another identity is called {name} here, and was left alone. Choose another name: --as LABEL",
             of_file()
         ),
         added => added?,
@@ -373,7 +372,7 @@ mod tests {
         let other = ApSecret::from_bytes(&[8; 32]);
         world.identities.add("shop", &other).unwrap();
         let error = world.import("out", None, "passphrase").await.unwrap_err().to_string();
-        assert!(error.contains("--as NAME"), "{error}");
+        assert!(error.contains("--as LABEL"), "{error}");
         assert_eq!(world.identities.known("shop").unwrap().public(), other.public());
     }
 

@@ -1,6 +1,10 @@
 //! `phantom unhost`: publish no longer.
 
-use super::{Whom, host::label, say};
+use super::{
+    Whom,
+    host::{self, label},
+    say,
+};
 
 /// End what `phantom host` began
 ///
@@ -9,7 +13,7 @@ use super::{Whom, host::label, say};
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     /// The identity: what --as of `phantom host` said
-    #[arg(value_name = "NAME", default_value = "default", value_parser = label)]
+    #[arg(value_name = "LABEL", default_value = host::LABEL, value_parser = label)]
     label: String,
     #[command(flatten)]
     whom: Whom,

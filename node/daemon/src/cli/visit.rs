@@ -7,6 +7,7 @@ use super::{
     host::label,
     say::{as_json, say},
 };
+use crate::doors::LABEL_RULE;
 
 /// Visit a .ap name under an identity that is kept, or list who is visited so
 ///
@@ -24,8 +25,13 @@ pub(super) struct Args {
     /// Who is visited
     #[arg(value_name = "NAME.ap", requires = "label")]
     to: Option<ApName>,
-    /// The identity: 1 to 32 of a-z, 0-9 and -; it is made when it is first used
-    #[arg(long = "as", value_name = "LABEL", requires = "to", value_parser = label)]
+    #[arg(
+        long = "as",
+        value_name = "LABEL",
+        requires = "to",
+        value_parser = label,
+        help = format!("The identity: {LABEL_RULE}; it is made when it is first used")
+    )]
     label: Option<String>,
     /// Visit this name under one-time identities again
     #[arg(long, value_name = "NAME.ap", conflicts_with_all = ["to", "label"])]

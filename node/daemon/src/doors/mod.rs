@@ -1,7 +1,7 @@
 //! The doors of a node: where local programs come in (PROTOCOL §8).
 //!
-//! The proxy port for any program, DNS for `.ap`, the local socket for the command line. A door knows the node only as a
-//! [`NodeHandle`].
+//! For programs the proxy port, DNS for `.ap`, the transparent port, and the port of runs; for monitoring the metrics; for
+//! the command line the local socket. A door knows the node only as a [`NodeHandle`].
 
 mod access;
 mod datagrams;
@@ -204,7 +204,7 @@ impl HostRequest {
     pub fn fault(&self) -> Option<&'static str> {
         let is_outward = self.protocol == Protocol::Outward;
         match self {
-            _ if !is_label(&self.label) => Some("A name consists of 1 to 32 of a-z, 0-9 and -."),
+            _ if !is_label(&self.label) => Some("A label consists of 1 to 32 of a-z, 0-9 and -."),
             HostRequest { outward: Some(rules), .. } if !rules.is_bounded() => {
                 Some("A way out has at most 1000 rules of each kind.")
             }
@@ -277,6 +277,9 @@ impl fmt::Display for Hosted {
         }
     }
 }
+
+/// What a label consists of, for people: see [`is_label`].
+pub const LABEL_RULE: &str = "1 to 32 of a-z, 0-9 and -";
 
 /// Whether a text can be the local label of an identity. It is a part of a file name.
 pub fn is_label(text: &str) -> bool {

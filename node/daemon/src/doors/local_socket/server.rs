@@ -14,7 +14,7 @@ use tokio::{
 use tracing::{debug, warn};
 
 use super::{ErrorCode, LocalSocket, Reply, Request, VERSION, frame};
-use crate::doors::{CommandHandle, RunHandle, Runs, is_label};
+use crate::doors::{CommandHandle, LABEL_RULE, RunHandle, Runs, is_label};
 
 /// Clients at once; more wait.
 const CLIENTS: usize = 64;
@@ -142,7 +142,7 @@ async fn answer(request: Request, node: &impl CommandHandle) -> Reply {
         }
         Request::NewIdentity {} => node.new_identity().await.map(|ended| Reply::NewIdentity { ended }),
         Request::Visit { label, .. } if !is_label(&label) => {
-            Err(anyhow::anyhow!("A name consists of 1 to 32 of a-z, 0-9 and -."))
+            Err(anyhow::anyhow!("A label consists of {LABEL_RULE}."))
         }
         Request::Visit { to, label } => match to.parse::<ApName>() {
             Ok(to) => node.visit(to, &label).await.map(|visit| Reply::Visits { visits: vec![visit] }),
