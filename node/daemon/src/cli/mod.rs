@@ -60,9 +60,11 @@ Examples:
   phantom demo                    a network on this machine, and a page in it
   phantom up --join INVITATION    a node; programs use the proxy 127.0.0.1:9070
   phantom host 8000               publish a web server; needs a running `up`
+  phantom run -- curl http://NAME.ap/   any program, under a seal
   phantom status                  how the running node is
 
 Exit codes: 0 done, 1 could not be done, 2 wrong usage, 3 done, and the answer is no (lookup, ping, doctor).
+`run` ends with the program's own code.
 PHANTOM_LOG=debug shows what happens inside.";
 
 #[derive(Debug, Subcommand)]
@@ -71,6 +73,7 @@ enum Command {
     Host(host::Args),
     Unhost(unhost::Args),
     Visit(visit::Args),
+    Run(run::Args),
     Status(status::Args),
     Demo(demo::Args),
     Peers(peers::Args),
@@ -81,7 +84,6 @@ enum Command {
     Doctor(doctor::Args),
     Completions(completions::Args),
     Man(man::Args),
-    Run(run::Args),
     /// Of `run`: makes sockets in a namespace of its own
     #[command(name = crate::supervise::HELPER, hide = true)]
     RunIsland,

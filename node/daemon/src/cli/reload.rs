@@ -1,4 +1,4 @@
-//! SIGHUP: the configuration is read again. Services and the log follow it at once; what else has changed is named.
+//! SIGHUP: the configuration is read again. Services, visits and the log follow it at once; what else has changed is named.
 
 use std::{io::ErrorKind, path::PathBuf};
 

@@ -56,7 +56,7 @@ const SETTLING: Duration = Duration::from_secs(8);
 /// Programs use the network through one port that speaks SOCKS5, SOCKS4a and HTTP CONNECT: names that end in .ap are
 /// resolved inside, everything else is refused, or goes to the out-proxy that you name. Without an invitation the node waits alone, and prints one for others.
 /// What `phantom host` has published before is published again. Where there is no terminal, SIGHUP makes the node read its
-/// configuration again: services and log follow at once, everything else at the next start.
+/// configuration again: services, visits and log follow at once, everything else at the next start.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -64,7 +64,8 @@ Examples:
   phantom up --listen 198.51.100.7:443          relay for others, too: needs an address that they reach
   phantom up --listen 198.51.100.7:443 --rate 5MB/s
   phantom up --state ./second --socks 127.0.0.1:9071
-  phantom up --config ./phantom.toml            every option but --config is a key of it: hops = 3
+  phantom up --config ./phantom.toml            every option but --config is a key of it: hops = 3;
+                                                --no-confinement is confinement = false
   curl -q --noproxy '' --socks5-hostname 127.0.0.1:9070 http://NAME.ap/")]
 pub(super) struct Args {
     /// The invitation of a node of the network
@@ -106,7 +107,8 @@ pub(super) struct Args {
     /// Relays of each path, 0 to 8; two paths meet in a connection [default: 3]
     #[arg(long, value_name = "K", value_parser = number(HOPS))]
     hops: Option<u8>,
-    /// A file that is there while programs can come in: JSON with node, socks, dns, listen, state, pid, invitation
+    /// A file that is there while programs can come in: JSON with node, socks, dns, transparent,
+    /// metrics, listen, state, pid, invitation
     #[arg(long, value_name = "FILE")]
     ready_file: Option<PathBuf>,
     /// Who leads programs to the ordinary Internet: names outside .ap and public addresses go there, unresolved. Without it,
@@ -419,11 +421,6 @@ fn greet(facts: &Facts, no_dns: Option<&str>, configuration: Option<&Path>, is_d
         println!("metrics   http://{metrics}/metrics");
     }
     println!("state     {}", state.display());
-    if geteuid().is_root() {
-        println!(
-            "user      root, though without root's rights: --user NAME gives the node a user of its own"
-        );
-    }
     if let Some(file) = configuration {
         println!("config    {}", file.display());
     }

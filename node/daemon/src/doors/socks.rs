@@ -1,8 +1,8 @@
 //! Requests of the proxy port become connections to peers (PROTOCOL §8).
 //!
-//! Only full `.ap` names lead anywhere, and the AP addresses and aliases of names that were asked for here before. Whatever else a
-//! program asks for is refused as "not allowed" and resolved by nobody, so that nothing of it leaves the machine. The log
-//! says why, and never which name.
+//! Full `.ap` names lead somewhere, and the AP addresses and aliases of names that were asked for here before. What is outside
+//! goes to the out-proxy that the user names, in sessions like all others; without one it is refused as "not allowed". Nothing
+//! is resolved here, and nothing goes out past the network. The log says why, and never which name.
 
 use std::{io, net::IpAddr, sync::Arc};
 
