@@ -101,6 +101,8 @@ class Shell:
         """One of the other commands, for the second node. Some need what a newcomer has, or do not mean a node."""
         if line.startswith("phantom completions"):
             assert "complete" in self.run(line)
+        elif line.startswith("phantom run -- "):
+            assert "<html" in self.run(line.replace(" -- ", " --state ./second -- "), bound=2 * READY)
         elif line.startswith("phantom identity export"):
             (self.home / "passphrase").write_text("a passphrase of several words\n")
             (self.home / "passphrase").chmod(0o600)
