@@ -37,10 +37,11 @@ fn others() -> Vec<Vec<u8>> {
     socks5.into_iter().chain(http.map(<[u8]>::to_vec)).collect()
 }
 
+const SECOND: Duration = Duration::from_secs(1);
+
 /// A world whose far side sends everything back, and in which nothing takes long.
 async fn echoing() -> World {
-    let limits =
-        Limits { handshake: Duration::from_secs(1), dial: Duration::from_secs(1), ..Limits::default() };
+    let limits = Limits { handshake: SECOND, dial: SECOND, accept: SECOND, ..Limits::default() };
     let world =
         World::with(Config { limits, pac: Pac::new("ap", Elsewhere::Here), ..Config::default() }).await;
     let World { proxy, far, requests, dropped, associations, serving } = world;
