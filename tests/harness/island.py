@@ -30,6 +30,7 @@ ip link set out addrgenmode none up
 ip link set trap addrgenmode none up
 ip addr add {ADDRESS}/30 dev out
 ip addr add 2001:db8::2/126 dev out nodad
+ip addr add fe80::2/64 dev out nodad
 ip route add default via {GATEWAY}
 ip -6 route add default via 2001:db8::1
 ip neigh add {GATEWAY} lladdr 02:00:00:00:00:01 dev out nud permanent

@@ -1,5 +1,6 @@
 """`phantom run`: whatever a program tries, by libc or past it, nothing of it leaves the machine."""
 
+import json
 from pathlib import Path
 
 from harness import test
@@ -88,6 +89,61 @@ def a_seal_outlives_whoever_put_it_on(t):
     # Sockets are not made any more.
     assert all(told[way] == ENOSYS for way in ("tcp_connect", "udp_sendto", "udp_connected", "assembly_udp", "thread")), told
     assert not island.left(), island.left()
+
+
+# What a program could do to be taken for somebody else, or to have somebody else do it.
+TRICKS = """
+import json, os, socket, sys
+port, commands = int(sys.argv[1]), sys.argv[2]
+def told(what):
+    try:
+        what()
+    except OSError as error:
+        return error.errno
+    return 0
+def commands_of_the_node():
+    socket.socket(socket.AF_UNIX).connect(commands)
+def commands_by_another_name():
+    os.symlink(commands, "other-name")
+    socket.socket(socket.AF_UNIX).connect("other-name")
+def same_port_of_another_address():
+    own = socket.create_server(("127.0.0.2", port))
+    socket.create_connection(("127.0.0.1", port))
+def a_server_on_another_interface():
+    out = socket.socket(socket.AF_INET6)
+    out.bind(("fe80::2", 0, 0, socket.if_nametoindex("out")))
+    out.listen()
+def a_pair_of_another_family():
+    socket.socketpair(30, socket.SOCK_SEQPACKET)
+def its_own_server():
+    own = socket.create_server(("127.0.0.1", 0))
+    socket.create_connection(own.getsockname())
+tricks = [commands_of_the_node, commands_by_another_name, same_port_of_another_address, a_server_on_another_interface,
+    a_pair_of_another_family, its_own_server]
+print(json.dumps({trick.__name__: told(trick) for trick in tricks}))
+"""
+ECONNREFUSED, EADDRNOTAVAIL = 111, 99
+
+
+@test(bound=120)
+def a_sealed_program_is_nobody_else_and_gives_no_orders(t):
+    Island(t)
+    demo = Demo(t)
+    commands = next((t.folder / "demo-runtime").rglob("sock"))
+    port = demo.socks.split(":")[1]
+    tricks = json.loads(demo.ask("run", "--", "python3", "-c", TRICKS, port, commands).stdout)
+    assert tricks == {
+        "commands_of_the_node": ECONNREFUSED,
+        "commands_by_another_name": ECONNREFUSED,
+        "same_port_of_another_address": ECONNREFUSED,
+        "a_server_on_another_interface": EADDRNOTAVAIL,
+        "a_pair_of_another_family": EAFNOSUPPORT,
+        "its_own_server": 0,
+    }, tricks
+    # Whoever is not sealed may do all that, as far as the kernel has it.
+    free = json.loads(t.children.run("python3", "-c", TRICKS.replace('"other-name"', '"free-name"'), port, commands).stdout)
+    del free["a_pair_of_another_family"]
+    assert set(free.values()) == {0}, free
 
 
 def built(t, *compiler):

@@ -17,12 +17,16 @@ impl Errno {
     pub const EAFNOSUPPORT: Errno = Errno(97);
     /// Network is unreachable.
     pub const ENETUNREACH: Errno = Errno(101);
+    /// Connection reset by peer.
+    pub const ECONNRESET: Errno = Errno(104);
     /// Connection timed out.
     pub const ETIMEDOUT: Errno = Errno(110);
     /// Connection refused.
     pub const ECONNREFUSED: Errno = Errno(111);
     /// No route to host.
     pub const EHOSTUNREACH: Errno = Errno(113);
+    /// Operation now in progress.
+    pub const EINPROGRESS: Errno = Errno(115);
 }
 
 /// Why a call was refused, as the user is told.

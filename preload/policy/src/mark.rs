@@ -66,7 +66,7 @@ impl Mark {
             return None;
         }
         let address = address([a.constant, b.constant, c.constant, d.constant]);
-        let [_, family, high, low] = place.constant.to_be_bytes();
+        let [0, family, high, low] = place.constant.to_be_bytes() else { return None };
         let address = match family {
             4 => IpAddr::V4(address.to_ipv4_mapped()?),
             6 => IpAddr::V6(address),

@@ -31,8 +31,14 @@ mod up;
 mod visit;
 
 use std::{
-    fmt::Display, net::SocketAddr, num::NonZero, ops::RangeInclusive, path::PathBuf, process::ExitCode,
-    str::FromStr, thread::available_parallelism,
+    fmt::Display,
+    net::SocketAddr,
+    num::NonZero,
+    ops::RangeInclusive,
+    path::{Path, PathBuf},
+    process::ExitCode,
+    str::FromStr,
+    thread::available_parallelism,
 };
 
 use clap::{Parser, Subcommand};
@@ -99,9 +105,12 @@ struct Whom {
 
 impl Whom {
     async fn connect(&self) -> anyhow::Result<crate::doors::LocalClient> {
-        let configured = Configuration::usual_state();
-        let places = client_places(self.state.as_deref(), configured.as_deref());
-        Ok(crate::doors::LocalClient::connect(&places).await?)
+        Ok(crate::doors::LocalClient::connect(&self.places(self.state.as_deref())).await?)
+    }
+
+    /// Where a node that has this state folder, if one is named, can be asked.
+    fn places(&self, state: Option<&Path>) -> Vec<PathBuf> {
+        client_places(state, Configuration::usual_state().as_deref())
     }
 }
 

@@ -65,6 +65,7 @@ pub(super) struct Args {
 pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     nothing_is_connected()?;
     let mut node = args.whom.connect().await?;
+    let user = node.user_of_node()?;
     let (door, token) = node.run().await?;
     let token = HEXLOWER.decode(token.as_bytes()).ok().and_then(|token| token.try_into().ok());
     let token = token.context("The node gave an answer that this command does not understand")?;
@@ -79,8 +80,9 @@ pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     };
     let (names, answering) =
         serve_names(node, datagrams).await.context("The program's names cannot be served")?;
+    let commands = [args.whom.places(None), args.whom.places(args.whom.state.as_deref())].concat();
     let rules = Rules { allow_local: args.allow_local };
-    let run = Run { door: Door { address: door, token }, names, island, rules };
+    let run = Run { door: Door { address: door, token, user }, names, island, rules, commands };
     let (name, arguments) = args.program.split_first().context("There is no program to run")?;
     let mut command = Command::new(name);
     command.args(arguments);

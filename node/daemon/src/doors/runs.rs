@@ -4,14 +4,21 @@
 //! isolation group's secret: programs of a run share names, paths and sessions with nobody else.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, VecDeque},
+    future::pending,
     io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
-use phantom_policy::frame::{Ask, OPENING, Opening, TOKEN, WORD, Word};
+use phantom_policy::{
+    Errno,
+    frame::{Ask, OPENING, Opening, TOKEN, WORD, Word},
+};
 use phantom_protocol::address::ApName;
 use phantom_proxy::{Dial, DialError, Host, Isolation, Request, ServiceError, carry};
 use rand::RngExt;
@@ -19,23 +26,24 @@ use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
     sync::{Notify, Semaphore},
+    task::AbortHandle,
     time::timeout,
 };
 
-use super::{Names, socks::group};
+use super::{Names, port::has_no_ipv6, socks::group};
 use crate::daemon::fresh_rng;
 
 /// Runs at once.
 const RUNS: usize = 1_024;
-/// Connections of all runs.
+/// Connections of all runs, and of one.
 const CONNECTIONS: usize = 8_192;
+const OF_A_RUN: usize = 2_048;
+/// Those that have not said yet of which run they are; one more takes the place of the oldest.
+const UNKNOWN: usize = 256;
 /// Who comes says what it wants within this.
 const OPENING_TIME: Duration = Duration::from_secs(10);
 /// Outcomes that are kept for a run to ask for; the oldest make room.
 const OUTCOMES: usize = 1_024;
-
-/// Why a connect that nobody waits for has not ended yet: `EINPROGRESS`.
-const UNDER_WAY: u8 = 115;
 
 /// The runs of a node.
 #[derive(Debug)]
@@ -51,13 +59,14 @@ struct Run {
     group: Isolation,
     padded: Mutex<Padded>,
     changed: Notify,
+    places: Semaphore,
 }
 
 /// Connects that nobody waits for, by where they come from.
 #[derive(Debug, Default)]
 struct Padded {
     by_place: BTreeMap<SocketAddr, State>,
-    by_age: std::collections::VecDeque<SocketAddr>,
+    by_age: VecDeque<SocketAddr>,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -113,7 +122,12 @@ impl Runs {
     pub fn begin(self: &Arc<Runs>) -> anyhow::Result<RunHandle> {
         let door = lock(&self.address).ok_or_else(|| anyhow::anyhow!("this node serves no programs"))?;
         let token: [u8; TOKEN] = fresh_rng()?.random();
-        let run = Run { group: isolation(&token), padded: Mutex::default(), changed: Notify::new() };
+        let run = Run {
+            group: isolation(&token),
+            padded: Mutex::default(),
+            changed: Notify::new(),
+            places: Semaphore::new(OF_A_RUN),
+        };
         let mut runs = lock(&self.runs);
         anyhow::ensure!(runs.len() < RUNS, "{RUNS} programs run already: end some first");
         runs.insert(token, Arc::new(run));
@@ -125,21 +139,24 @@ impl Runs {
     pub async fn serve(self: Arc<Runs>, door: RunsDoor, dialler: Arc<impl Dial>) {
         *lock(&self.address) = door.v4.local_addr().ok();
         let places = Arc::new(Semaphore::new(CONNECTIONS));
+        let mut unknown = Unknown::default();
         loop {
             let accepted = tokio::select! {
                 accepted = door.v4.accept() => accepted,
-                accepted = door.v6.accept() => accepted,
+                accepted = accept(door.v6.as_ref()) => accepted,
             };
             let Ok((stream, from)) = accepted else {
                 tokio::time::sleep(Duration::from_millis(200)).await;
                 continue;
             };
             let Ok(place) = places.clone().try_acquire_owned() else { continue };
-            let (runs, dialler) = (self.clone(), dialler.clone());
-            tokio::spawn(async move {
+            let (runs, dialler, is_known) = (self.clone(), dialler.clone(), Arc::<AtomicBool>::default());
+            let known = is_known.clone();
+            let task = tokio::spawn(async move {
                 let _place = place;
-                let _nobody_is_told = runs.serve_one(stream, from, &*dialler).await;
+                let _nobody_is_told = runs.serve_one(stream, from, &*dialler, &known).await;
             });
+            unknown.enter(is_known, task.abort_handle());
         }
     }
 
@@ -148,6 +165,7 @@ impl Runs {
         mut stream: TcpStream,
         from: SocketAddr,
         dialler: &impl Dial,
+        is_known: &AtomicBool,
     ) -> io::Result<()> {
         let mut opening = [0; OPENING];
         timeout(OPENING_TIME, stream.read_exact(&mut opening)).await??;
@@ -155,6 +173,8 @@ impl Runs {
         // Bound first: the guard of the map must not live on while somebody waits.
         let run = lock(&self.runs).get(&token).cloned();
         let Some(run) = run else { return Ok(()) };
+        is_known.store(true, Ordering::Relaxed);
+        let Ok(_place) = run.places.try_acquire() else { return Ok(()) };
         let _only_slower_without = stream.set_nodelay(true);
         match ask {
             Ask::Carry(to) => run.carry(stream, to, dialler).await,
@@ -230,7 +250,7 @@ impl Run {
                 }
                 Some(Word::Why(from)) => {
                     let known = lock(&self.padded).by_place.get(&from).copied();
-                    known.unwrap_or_default().outcome.unwrap_or(UNDER_WAY)
+                    known.unwrap_or_default().outcome.unwrap_or(Errno::EINPROGRESS.0)
                 }
                 None => return Ok(()),
             };
@@ -257,11 +277,34 @@ impl Padded {
     }
 }
 
-/// The door of runs, open but not yet served: one port, over IPv4 and IPv6.
+/// Connections that have not said of which run they are, the oldest first.
+#[derive(Default)]
+struct Unknown(VecDeque<(Arc<AtomicBool>, AbortHandle)>);
+
+impl Unknown {
+    fn enter(&mut self, is_known: Arc<AtomicBool>, task: AbortHandle) {
+        self.0.retain(|(is_known, task)| !is_known.load(Ordering::Relaxed) && !task.is_finished());
+        if self.0.len() >= UNKNOWN
+            && let Some((_, oldest)) = self.0.pop_front()
+        {
+            oldest.abort();
+        }
+        self.0.push_back((is_known, task));
+    }
+}
+
+/// The door of runs, open but not yet served: one port, over IPv4, and IPv6 where the machine has it.
 #[derive(Debug)]
 pub struct RunsDoor {
     v4: TcpListener,
-    v6: TcpListener,
+    v6: Option<TcpListener>,
+}
+
+async fn accept(listener: Option<&TcpListener>) -> io::Result<(TcpStream, SocketAddr)> {
+    match listener {
+        Some(listener) => listener.accept().await,
+        None => pending().await,
+    }
 }
 
 impl RunsDoor {
@@ -271,7 +314,8 @@ impl RunsDoor {
         for _ in 0..16 {
             let v4 = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
             match TcpListener::bind((Ipv6Addr::LOCALHOST, v4.local_addr()?.port())).await {
-                Ok(v6) => return Ok(RunsDoor { v4, v6 }),
+                Ok(v6) => return Ok(RunsDoor { v4, v6: Some(v6) }),
+                Err(error) if has_no_ipv6(&error) => return Ok(RunsDoor { v4, v6: None }),
                 Err(error) => last = error,
             }
         }
@@ -287,23 +331,20 @@ fn canonical(place: SocketAddr) -> SocketAddr {
     SocketAddr::new(place.ip().to_canonical(), place.port())
 }
 
-/// What a program is told; those are numbers of Linux.
+/// What a program is told.
 fn errno(error: DialError) -> u8 {
-    const EACCES: u8 = 13;
-    const ENETUNREACH: u8 = 101;
-    const ECONNRESET: u8 = 104;
-    const ETIMEDOUT: u8 = 110;
-    const ECONNREFUSED: u8 = 111;
-    const EHOSTUNREACH: u8 = 113;
-    match error {
-        DialError::Refused => ECONNREFUSED,
-        DialError::TimedOut | DialError::Service(ServiceError::IntroductionTimedOut) => ETIMEDOUT,
-        DialError::NetworkUnreachable => ENETUNREACH,
+    let errno = match error {
+        DialError::Refused => Errno::ECONNREFUSED,
+        DialError::TimedOut | DialError::Service(ServiceError::IntroductionTimedOut) => Errno::ETIMEDOUT,
+        DialError::NetworkUnreachable => Errno::ENETUNREACH,
         DialError::NotAllowed
-        | DialError::Service(ServiceError::AuthorizationMissing | ServiceError::AuthorizationWrong) => EACCES,
-        DialError::Failed => ECONNRESET,
-        _ => EHOSTUNREACH,
-    }
+        | DialError::Service(ServiceError::AuthorizationMissing | ServiceError::AuthorizationWrong) => {
+            Errno::EACCES
+        }
+        DialError::Failed => Errno::ECONNRESET,
+        _ => Errno::EHOSTUNREACH,
+    };
+    errno.0
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

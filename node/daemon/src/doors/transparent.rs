@@ -4,7 +4,7 @@
 //! wanted to go. It is served as one without credentials is at the proxy port. Whatever else comes is reset.
 
 use std::{
-    io::{self, ErrorKind},
+    io,
     net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6, TcpListener},
     sync::Arc,
 };
@@ -13,7 +13,7 @@ use nix::sys::socket::{SockaddrIn, SockaddrIn6, getsockopt, sockopt};
 use phantom_proxy::{Dial, Proxy};
 use tokio::net::TcpStream;
 
-use super::{LocalPort, PortError, listen};
+use super::{LocalPort, PortError, listen, port::has_no_ipv6};
 
 /// A transparent port, open but not yet served.
 #[derive(Debug)]
@@ -65,12 +65,6 @@ impl TransparentPort {
     }
 }
 
-fn has_no_ipv6(error: &io::Error) -> bool {
-    let unsupported = [nix::libc::EAFNOSUPPORT, nix::libc::EADDRNOTAVAIL];
-    error.kind() == ErrorKind::AddrNotAvailable
-        || error.raw_os_error().is_some_and(|code| unsupported.contains(&code))
-}
-
 /// Where a connection wanted to go before the kernel redirected it. Nothing for one that nobody has redirected: it wanted to
 /// come here.
 fn original(stream: &TcpStream) -> Option<SocketAddr> {
@@ -110,7 +104,7 @@ mod tests {
         let address = port.address().unwrap();
         tokio::spawn(async move { port.serve(&Proxy::default(), Arc::new(Nowhere)).await });
         let mut program = TcpStream::connect(address).await.unwrap();
-        assert_eq!(program.read(&mut [0]).await.unwrap_err().kind(), ErrorKind::ConnectionReset);
+        assert_eq!(program.read(&mut [0]).await.unwrap_err().kind(), io::ErrorKind::ConnectionReset);
     }
 
     #[test]

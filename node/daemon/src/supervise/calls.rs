@@ -1,12 +1,12 @@
 //! What becomes of each call that the filter asks for.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     io,
     net::{Ipv4Addr, Ipv6Addr, SocketAddr},
     os::fd::{AsFd, AsRawFd, OwnedFd},
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Condvar, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicUsize, Ordering},
     },
     thread,
@@ -14,7 +14,8 @@ use std::{
 
 use nix::{
     errno::Errno,
-    sys::socket::{Backlog, MsgFlags, SockaddrStorage, connect, getpeername, getsockname, listen, sendto},
+    sys::socket::{Backlog, MsgFlags, SockaddrStorage, connect, getpeername, listen, sendto},
+    sys::stat::fstat,
 };
 use phantom_policy::{
     connect::{Way, way},
@@ -24,7 +25,7 @@ use phantom_policy::{
 };
 
 use super::{
-    Run,
+    Run, listeners,
     notify::{Call, Listener, Process},
     program::{Given, Memory, address_bytes},
     raw,
@@ -43,8 +44,11 @@ pub(super) struct Supervisor {
     run: Run,
     tunnels: Tunnels,
     processes: Mutex<HashMap<i32, Arc<Process>>>,
-    /// Ports at which the run itself listens.
-    own_ports: Mutex<std::collections::BTreeSet<u16>>,
+    /// Sockets by which the run itself listens, by the kernel's numbers. They are looked for among those that listen at the
+    /// time, so one that is closed counts no more.
+    own_listeners: Mutex<BTreeSet<u64>>,
+    /// Blocking connects that have not returned, by socket. A signal makes the kernel give up on one, and begin it again.
+    connecting: Mutex<HashMap<u64, Arc<Connecting>>>,
     refused: Mutex<BTreeMap<Why, u64>>,
     waiting: AtomicUsize,
 }
@@ -58,7 +62,8 @@ impl Supervisor {
             tunnels: Tunnels::new(run.door),
             run,
             processes: Mutex::default(),
-            own_ports: Mutex::default(),
+            own_listeners: Mutex::default(),
+            connecting: Mutex::default(),
             refused: Mutex::default(),
             waiting: AtomicUsize::new(0),
         }
@@ -147,15 +152,21 @@ impl Supervisor {
                 raw::disconnect(program.as_fd())?;
                 return Ok(0);
             }
-            Given::Other(address) => return unix::connect(call.thread, program, &address).map(|()| 0),
+            Given::Other(address) => {
+                let commands = &self.run.commands;
+                return unix::connect(call.thread, program, &address, commands).map(|()| 0);
+            }
         };
         let (family, kind) = kind_of(program)?;
+        if let Some(begun) = self.begun(program) {
+            return begun.outcome();
+        }
         if kind == Kind::Stream && getpeername::<SockaddrStorage>(program.as_raw_fd()).is_ok() {
             return Err(if self.tunnels.is_under_way(program) { Errno::EALREADY } else { Errno::EISCONN });
         }
         let to = match self.way(to, kind)? {
             Way::Party(party) if kind == Kind::Stream => {
-                return self.tunnels.connect(program, family, party).map(|()| 0);
+                return self.connect_once(program, || self.tunnels.connect(program, family, party));
             }
             // The network carries datagrams, but this program's do not find in yet.
             Way::Party(_) => return Err(Errno::ENETUNREACH),
@@ -175,11 +186,32 @@ impl Supervisor {
         Ok(0)
     }
 
+    /// Connects, unless the same socket is being connected already: then that one's outcome is this one's.
+    fn connect_once(&self, program: &OwnedFd, connect: impl FnOnce() -> Result<(), Errno>) -> Outcome {
+        let socket = socket2::SockRef::from(program).cookie().map_err(|error| errno(&error))?;
+        let connecting = Arc::<Connecting>::default();
+        lock(&self.connecting).insert(socket, connecting.clone());
+        let outcome = connect().map(|()| 0);
+        lock(&self.connecting).remove(&socket);
+        connecting.end(outcome);
+        outcome
+    }
+
+    fn begun(&self, program: &OwnedFd) -> Option<Arc<Connecting>> {
+        let socket = socket2::SockRef::from(program).cookie().ok()?;
+        lock(&self.connecting).get(&socket).cloned()
+    }
+
     fn listen(&self, program: &OwnedFd, backlog: i32) -> Outcome {
+        if kind_of(program).is_ok() {
+            // An address with a scope takes a socket to the interface that it names.
+            let device = socket2::SockRef::from(program).device().map_err(|error| errno(&error))?;
+            if device.as_deref().map(<[u8]>::trim_ascii_end) != Some(b"lo") {
+                return Err(Errno::EADDRNOTAVAIL);
+            }
+            lock(&self.own_listeners).insert(fstat(program)?.st_ino);
+        }
         listen(program, Backlog::new(backlog.clamp(0, libc::SOMAXCONN)).unwrap_or(Backlog::MAXCONN))?;
-        let own: SockaddrStorage = getsockname(program.as_raw_fd())?;
-        let port = own.as_sockaddr_in().map(|at| at.port()).or(own.as_sockaddr_in6().map(|at| at.port()));
-        self.own_ports.lock().unwrap_or_else(PoisonError::into_inner).extend(port);
         Ok(0)
     }
 
@@ -228,21 +260,25 @@ impl Supervisor {
 
     fn way(&self, to: SocketAddr, kind: Kind) -> Result<Way, Errno> {
         // Datagrams reach nothing but the run itself.
-        let own = || {
-            kind == Kind::Datagram
-                || self.own_ports.lock().unwrap_or_else(PoisonError::into_inner).contains(&to.port())
-        };
-        way(to, self.run.rules, own()).map_err(|refusal| self.refuse(refusal))
+        let is_own = kind == Kind::Datagram || self.listens_itself(to);
+        way(to, self.run.rules, is_own).map_err(|refusal| self.refuse(refusal))
+    }
+
+    /// Whether whoever listens there is of the run.
+    fn listens_itself(&self, to: SocketAddr) -> bool {
+        let own = lock(&self.own_listeners);
+        let Ok(found) = listeners::at(to) else { return false };
+        !found.is_empty() && found.iter().all(|listener| own.contains(&listener.inode))
     }
 
     fn refuse(&self, refusal: Refusal) -> Errno {
-        *self.refused.lock().unwrap_or_else(PoisonError::into_inner).entry(refusal.why).or_default() += 1;
+        *lock(&self.refused).entry(refusal.why).or_default() += 1;
         Errno::from_raw(refusal.errno.0.into())
     }
 
     /// What a call's descriptor stands for.
     fn descriptor(&self, call: &Call, theirs: i32) -> Result<OwnedFd, Errno> {
-        let known = self.processes.lock().unwrap_or_else(PoisonError::into_inner).get(&call.thread).cloned();
+        let known = lock(&self.processes).get(&call.thread).cloned();
         if let Some(descriptor) = known.and_then(|process| process.descriptor(theirs).ok()) {
             return Ok(descriptor);
         }
@@ -252,13 +288,36 @@ impl Supervisor {
             return Err(Errno::EINTR);
         }
         let descriptor = process.descriptor(theirs).map_err(|error| errno(&error))?;
-        let mut processes = self.processes.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut processes = lock(&self.processes);
         if processes.len() >= WAITING {
             processes.clear();
         }
         processes.insert(call.thread, Arc::new(process));
         Ok(descriptor)
     }
+}
+
+/// A blocking connect whose outcome others may wait for.
+#[derive(Default)]
+struct Connecting {
+    outcome: Mutex<Option<Outcome>>,
+    ended: Condvar,
+}
+
+impl Connecting {
+    fn end(&self, outcome: Outcome) {
+        *lock(&self.outcome) = Some(outcome);
+        self.ended.notify_all();
+    }
+
+    fn outcome(&self) -> Outcome {
+        let waiting = self.ended.wait_while(lock(&self.outcome), |outcome| outcome.is_none());
+        waiting.unwrap_or_else(PoisonError::into_inner).unwrap_or(Err(Errno::EINTR))
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// A stream socket that reaches the loopback interface and nothing else, for as long as it lives.

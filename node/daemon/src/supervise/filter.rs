@@ -60,6 +60,8 @@ const RULES: &[Rule] = &[
     rule(libc::SYS_socket, &[MAKES_UNIX], Fate::Pass),
     rule(libc::SYS_socket, &[MAKES_NETLINK], Fate::Pass),
     rule(libc::SYS_socket, &[], Fate::Fail(libc::EAFNOSUPPORT)),
+    rule(libc::SYS_socketpair, &[MAKES_UNIX], Fate::Pass),
+    rule(libc::SYS_socketpair, &[], Fate::Fail(libc::EAFNOSUPPORT)),
     // And stay so, even if the program may do what root may.
     rule(libc::SYS_setsockopt, &[SOL_SOCKET, CHOOSES_DEVICE], Fate::Fail(libc::EPERM)),
     rule(libc::SYS_setsockopt, &[SOL_SOCKET, CHOOSES_INTERFACE], Fate::Fail(libc::EPERM)),
@@ -218,8 +220,10 @@ mod tests {
             assert_eq!(fate(libc::SYS_socket, [upper_half_is_ignored, 1, 0, 0, 0, 0]), ASK);
         }
         assert_eq!(fate(libc::SYS_socket, [socket::UNIX as u64, 1, 0, 0, 0, 0]), PASS);
+        assert_eq!(fate(libc::SYS_socketpair, [socket::UNIX as u64, 1, 0, 1, 0, 0]), PASS);
         for family in [0, 17, 31, 38, 40, 44, u64::MAX] {
             assert_eq!(fate(libc::SYS_socket, [family, 3, 0, 0, 0, 0]), fails(libc::EAFNOSUPPORT));
+            assert_eq!(fate(libc::SYS_socketpair, [family, 1, 0, 1, 0, 0]), fails(libc::EAFNOSUPPORT));
         }
     }
 

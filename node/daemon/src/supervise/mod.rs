@@ -11,12 +11,14 @@
 //! - [`program`]: the program's memory.
 //! - [`calls`]: what becomes of each call.
 //! - [`tunnel`]: sockets on their way through the node's door.
+//! - [`listeners`]: who listens on this machine.
 //! - [`unix`]: sockets of this machine.
 //! - [`island`]: where datagram sockets live.
 
 mod calls;
 mod filter;
 mod island;
+mod listeners;
 mod notify;
 mod program;
 mod raw;
@@ -30,6 +32,7 @@ use std::{
         fd::{AsRawFd, FromRawFd, OwnedFd},
         unix::{net::UnixStream, process::CommandExt},
     },
+    path::PathBuf,
     process::{Child, Command},
     sync::Arc,
 };
@@ -56,6 +59,8 @@ pub struct Run {
     pub island: Option<Island>,
     /// What the user allows.
     pub rules: Rules,
+    /// Where the node listens for commands: whoever gives it commands is not sealed.
+    pub commands: Vec<PathBuf>,
 }
 
 /// A program that runs under the seal.

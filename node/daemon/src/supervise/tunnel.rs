@@ -9,6 +9,7 @@ use std::{
     time::Duration,
 };
 
+use super::listeners;
 use nix::{
     errno::Errno,
     poll::{PollFd, PollFlags, PollTimeout, poll},
@@ -26,6 +27,8 @@ pub struct Door {
     pub address: SocketAddr,
     /// What admits the run.
     pub token: [u8; TOKEN],
+    /// As whom the node runs. When it has ended, somebody else may listen there.
+    pub user: u32,
 }
 
 /// The node takes a connection on this machine at once, if it lives.
@@ -73,18 +76,18 @@ impl Tunnels {
             _ => SocketAddr::new(std::net::Ipv6Addr::LOCALHOST.into(), self.door.address.port()),
         };
         match connect(program.as_raw_fd(), &SockaddrStorage::from(door)) {
-            Ok(()) => Ok(()),
+            Ok(()) => {}
             Err(Errno::EINPROGRESS) => {
                 wait_for(program, PollFlags::POLLOUT)?;
-                match error_of(program)? {
-                    0 => Ok(()),
-                    // The node is gone: there is no network any more.
-                    _ => Err(Errno::ENETUNREACH),
+                if error_of(program)? != 0 {
+                    return Err(Errno::ENETUNREACH);
                 }
             }
-            Err(Errno::ECONNREFUSED) => Err(Errno::ENETUNREACH),
-            Err(errno) => Err(errno),
+            // The node is gone: there is no network any more.
+            Err(Errno::ECONNREFUSED) => return Err(Errno::ENETUNREACH),
+            Err(errno) => return Err(errno),
         }
+        if is_of(self.door.user, door) { Ok(()) } else { Err(Errno::ENETUNREACH) }
     }
 
     fn open(&self, program: &OwnedFd, to: SocketAddr) -> Result<(), Errno> {
@@ -168,6 +171,9 @@ impl Tunnels {
             return Ok(answer);
         }
         let fresh = TcpStream::connect_timeout(&self.door.address, AT_ONCE)?;
+        if !is_of(self.door.user, self.door.address) {
+            return Err(io::Error::from(io::ErrorKind::ConnectionRefused));
+        }
         fresh.set_nodelay(true)?;
         fresh.set_read_timeout(Some(AT_ONCE))?;
         let control = control.insert(fresh);
@@ -178,6 +184,12 @@ impl Tunnels {
     fn lock_waiting(&self) -> std::sync::MutexGuard<'_, HashMap<u64, SocketAddr>> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Whether nobody but this user listens there. Asked when a connection stands, so that it is who has taken it.
+fn is_of(user: u32, door: SocketAddr) -> bool {
+    let found = listeners::at(door).unwrap_or_default();
+    !found.is_empty() && found.iter().all(|listener| listener.user == user)
 }
 
 fn say(control: &mut TcpStream, word: Word) -> io::Result<u8> {

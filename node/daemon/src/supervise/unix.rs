@@ -5,7 +5,7 @@ use std::{
     fs,
     os::{
         fd::{AsFd, AsRawFd, OwnedFd},
-        unix::ffi::OsStrExt,
+        unix::{ffi::OsStrExt, fs::MetadataExt},
     },
     path::{Path, PathBuf},
 };
@@ -20,10 +20,28 @@ use phantom_policy::socket;
 use super::raw;
 
 /// Whoever listens here asks name servers of the Internet for others.
-const RESOLVERS: [&str; 3] = ["/run/systemd/resolve", "/run/nscd", "/var/run/nscd"];
+const RESOLVERS: [&str; 8] = [
+    "/run/systemd/resolve",
+    "/run/nscd",
+    "/var/run/nscd",
+    "/run/avahi-daemon",
+    "/run/nslcd",
+    "/run/samba/winbindd",
+    "/var/lib/sss",
+    "/run/dnsmasq",
+];
 
-/// Connects a program's socket to an address of `AF_UNIX`.
-pub(super) fn connect(thread: i32, program: &OwnedFd, address: &[u8]) -> Result<(), Errno> {
+/// Connects a program's socket to an address of `AF_UNIX`; not to one of `closed`.
+pub(super) fn connect(
+    thread: i32,
+    program: &OwnedFd,
+    address: &[u8],
+    closed: &[PathBuf],
+) -> Result<(), Errno> {
+    // We connect with rights of our own, which must not be more than the program has.
+    if rights_of(&thread.to_string())? != rights_of("self")? {
+        return Err(Errno::EACCES);
+    }
     let family = address.first_chunk::<2>().map_or(0, |family| u16::from_ne_bytes(*family));
     let path = address.get(2..).unwrap_or_default();
     if i32::from(family) != socket::UNIX || path.first().is_none_or(|first| *first == 0) {
@@ -38,7 +56,8 @@ pub(super) fn connect(thread: i32, program: &OwnedFd, address: &[u8]) -> Result<
         Mode::empty(),
     )?;
     let place = format!("/proc/self/fd/{}", found.as_raw_fd());
-    if fs::read_link(&place).is_ok_and(|true_path| is_resolver(&true_path)) {
+    let is_closed = closed.iter().any(|closed| is_same(&place, closed));
+    if is_closed || fs::read_link(&place).is_ok_and(|true_path| is_resolver(&true_path)) {
         return Err(Errno::ECONNREFUSED);
     }
     let mut address = socket::UNIX.to_ne_bytes()[..2].to_vec();
@@ -53,6 +72,22 @@ fn as_seen_by(thread: i32, path: &Path) -> PathBuf {
         Ok(path) => PathBuf::from(format!("/proc/{thread}/root")).join(path),
         Err(_) => PathBuf::from(format!("/proc/{thread}/cwd")).join(path),
     }
+}
+
+fn is_same(opened: &str, path: &Path) -> bool {
+    let number = |file: fs::Metadata| (file.dev(), file.ino());
+    match (fs::metadata(opened), fs::metadata(path)) {
+        (Ok(one), Ok(other)) => number(one) == number(other),
+        _ => false,
+    }
+}
+
+/// As whom a process acts, and in which groups.
+fn rights_of(process: &str) -> Result<Vec<String>, Errno> {
+    let status = fs::read_to_string(format!("/proc/{process}/status")).map_err(|_| Errno::EACCES)?;
+    let says_so =
+        |line: &&str| ["Uid:", "Gid:", "Groups:", "CapEff:"].iter().any(|what| line.starts_with(what));
+    Ok(status.lines().filter(says_so).map(str::to_owned).collect())
 }
 
 fn is_resolver(path: &Path) -> bool {

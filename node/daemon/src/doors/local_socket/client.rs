@@ -145,6 +145,11 @@ impl LocalClient {
         }
     }
 
+    /// As whom the node runs.
+    pub fn user_of_node(&self) -> io::Result<u32> {
+        Ok(self.0.peer_cred()?.uid())
+    }
+
     /// Begins a run, which lasts as long as this conversation: the door of the node, and the token for it.
     pub async fn run(&mut self) -> Result<(SocketAddr, String), ClientError> {
         match self.ask(&Request::Run {}).await? {

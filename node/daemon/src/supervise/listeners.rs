@@ -1,0 +1,108 @@
+//! Who listens at a place of this machine, as the kernel tells everybody (`/proc/net/tcp`).
+
+use std::{
+    fs, io,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+};
+
+/// A TCP socket that listens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Listener {
+    /// Whose it is.
+    pub(super) user: u32,
+    /// Its number, by which it is known among all open ones.
+    pub(super) inode: u64,
+}
+
+/// `TCP_LISTEN`.
+const LISTENS: &str = "0A";
+
+/// All that a connection to this place could come to: those that listen there, or at every address.
+pub(super) fn at(place: SocketAddr) -> io::Result<Vec<Listener>> {
+    let mut found = Vec::new();
+    for table in ["/proc/self/net/tcp", "/proc/self/net/tcp6"] {
+        match fs::read_to_string(table) {
+            Ok(table) => found.extend(table.lines().skip(1).filter_map(|line| parse(line, place))),
+            // Without IPv6 there is no such table.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(found)
+}
+
+/// One line, if it is about a socket that listens there.
+fn parse(line: &str, place: SocketAddr) -> Option<Listener> {
+    let mut fields = line.split_ascii_whitespace().skip(1);
+    let (address, port) = fields.next()?.split_once(':')?;
+    let (_, state) = (fields.next()?, fields.next()?);
+    let (user, inode) = (fields.nth(3)?, fields.nth(1)?);
+    let listens_at = parse_address(address)?.to_canonical();
+    let is_there = listens_at.is_unspecified() || listens_at == place.ip().to_canonical();
+    if state != LISTENS || !is_there || u16::from_str_radix(port, 16).ok()? != place.port() {
+        return None;
+    }
+    Some(Listener { user: user.parse().ok()?, inode: inode.parse().ok()? })
+}
+
+/// Words of four bytes, each written as this machine reads it.
+fn parse_address(text: &str) -> Option<IpAddr> {
+    let word = |at: usize| {
+        let digits = text.get(8 * at..8 * at + 8)?;
+        Some(u32::from_str_radix(digits, 16).ok()?.to_ne_bytes())
+    };
+    match text.len() {
+        8 => Some(Ipv4Addr::from(word(0)?).into()),
+        32 => {
+            let mut octets = [0; 16];
+            for (at, to) in octets.chunks_exact_mut(4).enumerate() {
+                to.copy_from_slice(&word(at)?);
+            }
+            Some(Ipv6Addr::from(octets).into())
+        }
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{net::TcpListener, os::fd::AsFd};
+
+    use nix::{sys::stat::fstat, unistd::geteuid};
+
+    use super::*;
+
+    #[test]
+    fn who_listens_is_found_at_its_own_place_alone() {
+        for (address, elsewhere) in [("127.0.0.2:0", "127.0.0.3"), ("[::1]:0", "127.0.0.1")] {
+            let listener = TcpListener::bind(address).unwrap();
+            let place = listener.local_addr().unwrap();
+            let inode = fstat(listener.as_fd()).unwrap().st_ino;
+            assert_eq!(at(place).unwrap(), [Listener { user: geteuid().as_raw(), inode }]);
+            let elsewhere = SocketAddr::new(elsewhere.parse().unwrap(), place.port());
+            assert!(at(elsewhere).unwrap().iter().all(|other| other.inode != inode), "{elsewhere}");
+            drop(listener);
+            assert!(at(place).unwrap().iter().all(|other| other.inode != inode));
+        }
+    }
+
+    #[test]
+    fn who_listens_everywhere_listens_there() {
+        let listener = TcpListener::bind("0.0.0.0:0").unwrap();
+        let inode = fstat(listener.as_fd()).unwrap().st_ino;
+        let place = SocketAddr::new([127, 0, 0, 9].into(), listener.local_addr().unwrap().port());
+        assert!(at(place).unwrap().iter().any(|found| found.inode == inode));
+    }
+
+    #[test]
+    fn a_line_that_says_something_else_is_passed_over() {
+        let place = "127.0.0.1:80".parse().unwrap();
+        for line in
+            ["", "0: 0100007F", "0: 0100007F:0050 0:0 01 0 0 0 0 0 1", "x: xyz:0050 0:0 0A 0 0 0 0 0 1"]
+        {
+            assert_eq!(parse(line, place), None, "{line}");
+        }
+        let line = "0: 0100007F:0050 00000000:0000 0A 0:0 0:0 0 1000 0 77 1 0";
+        assert_eq!(parse(line, place), Some(Listener { user: 1000, inode: 77 }));
+    }
+}
