@@ -57,7 +57,8 @@ async fn a_client_that_goes_away_ends_the_waiting() {
 
 #[tokio::test]
 async fn nobody_comes_for_too_long_is_code_6() {
-    let world = World::new(Limits { accept: std::time::Duration::from_millis(50), ..Limits::default() }).await;
+    let world =
+        World::new(Limits { accept: std::time::Duration::from_millis(50), ..Limits::default() }).await;
     let mut client = world.client_saying(&[&NO_AUTH, &command(2, "far.example", 21)]).await;
     expect(&mut client, &[5, 0]).await;
     bound(&mut client).await;
