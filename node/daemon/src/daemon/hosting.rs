@@ -210,7 +210,7 @@ impl Daemon {
     /// Where this node is reached, as far as it knows.
     fn own_addresses(&self) -> Vec<IpAddr> {
         let config = &self.0.config;
-        let ends = [config.listen, config.advertise, self.0.contact.address].into_iter().flatten();
+        let ends = [config.listen, self.0.contact.address].into_iter().flatten();
         ends.map(|end| end.ip()).chain(config.source).collect()
     }
 

@@ -82,8 +82,6 @@ pub struct Config {
     pub quota: Option<u64>,
     /// What its links may carry together.
     pub rate: Option<RateLimit>,
-    /// The address that it tells others, if that is not the one it listens on.
-    pub advertise: Option<SocketAddr>,
     /// Which of this machine's addresses it dials from.
     pub source: Option<IpAddr>,
     /// X-nodes of its paths.
@@ -106,7 +104,6 @@ impl Config {
             opened: None,
             quota: None,
             rate: None,
-            advertise: None,
             source: None,
             hops: DEFAULT_HOPS,
             pool: POOL,
@@ -338,7 +335,7 @@ fn own_contact(
     id: NodeId,
     tls_keys: TlsKeys,
 ) -> anyhow::Result<Contact> {
-    match config.advertise.or(listening) {
+    match listening {
         Some(address) if !config.network.admits(address) => bail!(
             "other nodes could not reach this one at {address}: it is not a public address. \
              Give one that they can reach with --listen"
