@@ -14,9 +14,11 @@ pub(super) const CONNECTIONS: usize = 4_096;
 pub(super) const FLOWS: usize = 1_024;
 /// A client key may hold one in this many of the places that are free,
 const SHARES: usize = 2;
-/// but always so many connections, and flows, however many others hold.
+/// but always so many connections, and flows, however many others hold:
 const CONNECTIONS_OF_EVERY_CLIENT: usize = 8;
 const FLOWS_OF_EVERY_CLIENT: usize = 2;
+/// until there are so many times the places. Keys cost nothing, and sockets do.
+const BEYOND: usize = 2;
 
 /// What one service lets its visitors have.
 #[derive(Clone)]
@@ -58,12 +60,13 @@ impl Quota {
         lock(&self.open).all
     }
 
-    /// One more for this client, until what is returned is dropped. Nothing if it has its share.
+    /// One more for this client, until what is returned is dropped. Nothing if it has its share, or all
+    /// have more than can be.
     pub(super) fn one_more(&self, client: &ApPublic) -> Option<Counted> {
         let mut open = lock(&self.open);
         let share = (self.most.saturating_sub(open.all) / SHARES).max(self.of_every_client);
         let held = open.by_client.get(client).copied().unwrap_or(0);
-        if held >= share {
+        if held >= share || open.all >= BEYOND * self.most {
             return None;
         }
         open.by_client.insert(*client, held + 1);
@@ -125,6 +128,16 @@ mod tests {
         assert_eq!(take_all(&quota, &client(200)).len(), 8);
         let held: usize = greedy.iter().map(Vec::len).sum();
         assert!(held <= 3_000 + 100 * 8, "{held}");
+    }
+
+    #[test]
+    fn however_many_keys_there_are_they_have_no_more_than_twice_the_places() {
+        let quota = Quota::new(30, 2);
+        let mut held: Vec<_> = (1..=100).flat_map(|number| take_all(&quota, &client(number))).collect();
+        assert_eq!((held.len(), quota.open()), (60, 60));
+        assert!(quota.one_more(&client(200)).is_none());
+        held.pop();
+        assert!(quota.one_more(&client(200)).is_some());
     }
 
     #[test]
