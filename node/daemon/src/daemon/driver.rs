@@ -236,12 +236,13 @@ impl Driver {
             Command::Host { secret, hops, service, answer } => {
                 let id = self.node.handle_host(now, ApSecret::from_bytes(&secret.to_bytes()), hops, out);
                 self.services.insert(id, service);
-                let _ = answer.send(id);
+                // Who has gone could never take it offline.
+                if answer.send(id).is_err() {
+                    self.unhost(id, out);
+                }
             }
             Command::Unhost { id, answer } => {
-                self.services.remove(&id);
-                self.published.remove(&id);
-                self.node.handle_unhost(now, id, out);
+                self.unhost(id, out);
                 let _ = answer.send(());
             }
             Command::Published { id, answer } => {
@@ -272,6 +273,12 @@ impl Driver {
             }
             Command::Stop => {}
         }
+    }
+
+    fn unhost(&mut self, id: ServiceId, out: &mut NetOutlet) {
+        self.services.remove(&id);
+        self.published.remove(&id);
+        self.node.handle_unhost(self.clock.now(), id, out);
     }
 
     fn open(

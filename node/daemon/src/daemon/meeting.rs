@@ -142,11 +142,14 @@ impl Daemon {
         let public = secret.public();
         let service = Service::new(Arc::clone(&secret), Arc::new(door), &CongestionConfig::default());
         let service = Arc::new(service.map_err(|_| Refusal::Failed)?);
-        let (answering, hops) = (Arc::clone(&service), self.config().hops);
-        let hosting = self.ask(|answer| Command::Host { secret, hops, service: answering, answer });
-        let id = hosting.await.map_err(|_| Refusal::Failed)?;
-        // From here on it goes offline by itself, whatever happens.
-        let online = Online { daemon: self.clone(), id, service, place: Some(place) };
+        let (daemon, answering, hops) = (self.clone(), Arc::clone(&service), self.config().hops);
+        // To its end, also when nobody waits for it any more: what is online goes offline by itself, whatever happens.
+        let hosting = tokio::spawn(async move {
+            let id = daemon.ask(|answer| Command::Host { secret, hops, service: answering, answer }).await;
+            id.map(|id| Online { daemon, id, service, place: Some(place) })
+        });
+        let online = hosting.await.map_err(|_| Refusal::Failed)?.map_err(|_| Refusal::Failed)?;
+        let id = online.id;
         let published = timeout(PUBLISHING, self.ask(|answer| Command::Published { id, answer })).await;
         published.map_err(|_| Refusal::TimedOut)?.map_err(|_| Refusal::Failed)?;
         Ok(Meeting { public, port, came, online })
@@ -194,7 +197,31 @@ impl Targets for Door {
 
 #[cfg(test)]
 mod tests {
+    use futures_util::FutureExt;
+
     use super::*;
+    use crate::{daemon::Config, demo::local_network};
+
+    #[tokio::test]
+    async fn who_gives_up_at_once_leaves_nothing_online() {
+        let daemon = Daemon::start(Config::new(local_network())).await.unwrap();
+        let secret = Arc::new(ApSecret::from_bytes(&[1; 32]));
+        let (targets, congestion) = (Arc::new(door(None)), CongestionConfig::default());
+        let service = Arc::new(Service::new(Arc::clone(&secret), targets, &congestion).unwrap());
+        let hosting = daemon.ask(|answer| Command::Host { secret, hops: 3, service, answer });
+        assert!(hosting.now_or_never().is_none());
+        let online = || daemon.ask(|answer| Command::Status { answer });
+        assert!(online().await.unwrap().entries.is_empty());
+
+        assert!(daemon.meet(&Group::default(), None, 0).now_or_never().is_none());
+        let gone = async {
+            while !lock(&daemon.0.meetings.0).is_empty() {
+                tokio::task::yield_now().await;
+            }
+        };
+        timeout(Duration::from_secs(20), gone).await.expect("it ends");
+        assert!(online().await.unwrap().entries.is_empty());
+    }
 
     fn party(number: u8) -> ApPublic {
         ApSecret::from_bytes(&[number; 32]).public()
