@@ -1,8 +1,8 @@
-//! The memory that all sessions of the process share (PROTOCOL §6.2, §6.9): the more are open, the less each may hold.
+//! The memory that all sessions of the process share (PROTOCOL §6.2, §6.9): the more are open, the less one more may hold.
 //!
 //! Windows are promises: what a session may have received and not yet handed on, or sent and not yet had acknowledged.
-//! One session, or some dozens, have the full windows. With more the windows shrink in steps of two, so that together
-//! they promise no more than [`RECEIVED`] and [`SENT`], down to what a session needs to get on at all.
+//! QUIC cannot take back what was promised to a peer, so a session begins with what it needs to get on at all, and gets
+//! a part of what is free in [`RECEIVED`] and [`SENT`]. It keeps that until it ends; then those that have less get more.
 
 use std::{
     collections::BTreeMap,
@@ -16,12 +16,14 @@ use quinn::{Connection, VarInt};
 
 use super::transport::{SEND_WINDOW, SESSION_WINDOW};
 
-/// What all sessions may have received and not handed on.
+/// What a session always has of each, also before it is known whose it is.
+pub(super) const LEAST: u64 = 128 << 10;
+/// What all sessions may have received and not handed on beyond that.
 const RECEIVED: u64 = 1 << 30;
-/// What all may have sent and not had acknowledged.
+/// What all may have sent and not had acknowledged beyond that.
 const SENT: u64 = 512 << 20;
-/// What a session always has of each.
-const LEAST: u64 = 128 << 10;
+/// A session may hold one in so many of the bytes that are free.
+const SHARES: u64 = 40;
 
 /// Unfinished datagrams of all UDP flows.
 const ASSEMBLIES: usize = 64 << 20;
@@ -34,7 +36,7 @@ const ASSEMBLY_LEAST: usize = 2 << 10;
 static SESSIONS: LazyLock<Arc<Memory<Connection>>> = LazyLock::new(Arc::default);
 static ASSEMBLING: AtomicUsize = AtomicUsize::new(0);
 
-/// Counts a session until what is returned is dropped, and gives all of them the windows that they may have now.
+/// Counts a session until what is returned is dropped, and gives it the windows that it may have now.
 pub(super) fn enter(connection: &Connection) -> Share<Connection> {
     SESSIONS.enter(connection.clone())
 }
@@ -52,7 +54,7 @@ pub(super) fn assembling(before: usize, after: usize) {
 
 /// What has windows.
 pub(super) trait Windows {
-    /// From now on it promises no more than this.
+    /// From now on it promises so much, which is never less than before.
     fn set(&self, receive: u64, send: u64);
 }
 
@@ -66,27 +68,38 @@ impl Windows for Connection {
 pub(super) struct Memory<W>(Mutex<Open<W>>);
 
 struct Open<W> {
-    sessions: BTreeMap<u64, W>,
+    sessions: BTreeMap<u64, Session<W>>,
     next: u64,
-    /// One in so many of all there is: a power of two.
-    parts: u64,
+    received: Budget,
+    sent: Budget,
+}
+
+/// A session, and its windows.
+struct Session<W> {
+    session: W,
+    receive: u64,
+    send: u64,
 }
 
 impl<W> Default for Memory<W> {
     fn default() -> Memory<W> {
-        Memory(Mutex::new(Open { sessions: BTreeMap::new(), next: 0, parts: 1 }))
+        Memory(Mutex::new(Open {
+            sessions: BTreeMap::new(),
+            next: 0,
+            received: Budget { free: RECEIVED, widest: u64::from(SESSION_WINDOW) },
+            sent: Budget { free: SENT, widest: SEND_WINDOW },
+        }))
     }
 }
 
 impl<W: Windows> Memory<W> {
     fn enter(self: &Arc<Self>, session: W) -> Share<W> {
         let mut open = self.open();
-        let (receive, send) = windows(open.parts);
+        let (receive, send) = (open.received.widen(LEAST), open.sent.widen(LEAST));
         session.set(receive, send);
         let number = open.next;
         open.next += 1;
-        open.sessions.insert(number, session);
-        open.adjust();
+        open.sessions.insert(number, Session { session, receive, send });
         Share { memory: Arc::clone(self), number }
     }
 }
@@ -98,23 +111,43 @@ impl<W> Memory<W> {
 }
 
 impl<W: Windows> Open<W> {
-    /// In steps, so that a session that comes or goes mostly concerns no other.
-    fn adjust(&mut self) {
-        let count = self.sessions.len() as u64;
-        // Not back at once: those that come and go around a step would change all windows each time.
-        if count > self.parts || count < self.parts / 4 {
-            self.parts = count.next_power_of_two();
-            let (receive, send) = windows(self.parts);
-            self.sessions.values().for_each(|session| session.set(receive, send));
+    fn leave(&mut self, number: u64) -> Option<Session<W>> {
+        let left = self.sessions.remove(&number)?;
+        self.received.give_back(left.receive);
+        self.sent.give_back(left.send);
+        for Session { session, receive, send } in self.sessions.values_mut() {
+            let (wider_receive, wider_send) = (self.received.widen(*receive), self.sent.widen(*send));
+            if (wider_receive, wider_send) != (*receive, *send) {
+                (*receive, *send) = (wider_receive, wider_send);
+                session.set(*receive, *send);
+            }
         }
+        Some(left)
     }
 }
 
-/// What one of so many sessions may hold: received, and sent.
-fn windows(parts: u64) -> (u64, u64) {
-    let receive = (RECEIVED / parts.max(1)).clamp(LEAST, u64::from(SESSION_WINDOW));
-    let send = (SENT / parts.max(1)).clamp(LEAST, SEND_WINDOW);
-    (receive, send)
+/// What may be promised yet, and what one window has at most.
+struct Budget {
+    free: u64,
+    widest: u64,
+}
+
+impl Budget {
+    /// What a window that is so wide may be now. It grows to twice its size at least, or to the widest: a session that
+    /// comes or goes mostly concerns no other.
+    fn widen(&mut self, window: u64) -> u64 {
+        let wider = (LEAST + self.free / SHARES).min(self.widest);
+        if wider <= window || wider < self.widest.min(2 * window) {
+            return window;
+        }
+        self.free -= wider - window;
+        wider
+    }
+
+    /// A window of this size is no more.
+    fn give_back(&mut self, window: u64) {
+        self.free += window - LEAST;
+    }
 }
 
 /// The place of one session.
@@ -126,8 +159,7 @@ pub(super) struct Share<W: Windows> {
 impl<W: Windows> Drop for Share<W> {
     fn drop(&mut self) {
         let mut open = self.memory.open();
-        let left = open.sessions.remove(&self.number);
-        open.adjust();
+        let left = open.leave(self.number);
         drop(open);
         drop(left); // which may be the last handle of a connection, and do more than forget
     }
@@ -135,7 +167,20 @@ impl<W: Windows> Drop for Share<W> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use std::time::Duration;
+
+    use futures_util::FutureExt;
+    use phantom_protocol::identity::ApSecret;
+    use quinn::{ClientConfig, Endpoint, ServerConfig, TokioRuntime};
+    use tokio::time::timeout;
+
+    use super::{
+        super::{
+            CongestionConfig, tls,
+            transport::{endpoint, transport},
+        },
+        *,
+    };
 
     #[derive(Clone, Default)]
     struct Fake(Arc<Mutex<(u64, u64, usize)>>);
@@ -154,47 +199,83 @@ mod tests {
     }
 
     #[test]
-    fn a_few_sessions_have_the_full_windows() {
+    fn one_session_has_the_full_windows_and_dozens_have_more_than_a_stream_needs() {
         let memory = Arc::<Memory<Fake>>::default();
-        let sessions: Vec<Fake> = (0..32).map(|_| Fake::default()).collect();
+        let sessions: Vec<Fake> = (0..64).map(|_| Fake::default()).collect();
         let _shares: Vec<_> = sessions.iter().map(|session| memory.enter(session.clone())).collect();
-        for session in &sessions {
-            let (receive, send, _) = session.now();
-            assert_eq!((receive, send), (u64::from(SESSION_WINDOW), SEND_WINDOW));
-        }
+        assert_eq!(sessions[0].now(), (u64::from(SESSION_WINDOW), SEND_WINDOW, 1));
+        assert!(sessions[63].now().0 > 4 << 20, "{:?}", sessions[63].now());
     }
 
     #[test]
-    fn however_many_there_are_they_promise_no_more_than_there_is() {
+    fn however_many_come_and_go_they_promise_no_more_than_there_is() {
         let memory = Arc::<Memory<Fake>>::default();
-        let mut sessions = Vec::new();
-        let mut shares = Vec::new();
-        for count in 1..=4_000_u64 {
+        let mut open: Vec<(Fake, Share<Fake>)> = Vec::new();
+        let promised = |open: &[(Fake, Share<Fake>)]| {
+            open.iter().fold((0, 0), |(receive, send), (session, _)| {
+                let now = session.now();
+                assert!(now.0 >= LEAST && now.1 >= LEAST);
+                (receive + now.0 - LEAST, send + now.1 - LEAST)
+            })
+        };
+        for count in 0..6_000 {
             let session = Fake::default();
-            shares.push(memory.enter(session.clone()));
-            sessions.push(session);
-            if count % 500 == 0 {
-                let promised: u64 = sessions.iter().map(|session| session.now().0).sum();
-                assert!(promised <= RECEIVED, "{count}: {promised}");
-                let sent: u64 = sessions.iter().map(|session| session.now().1).sum();
-                assert!(sent <= SENT, "{count}: {sent}");
+            let share = memory.enter(session.clone());
+            open.push((session, share));
+            if count % 3 == 0 {
+                open.swap_remove(count * 7 % open.len());
+            }
+            if count % 100 == 0 {
+                let (received, sent) = promised(&open);
+                assert!(received <= RECEIVED && sent <= SENT, "{count}: {received}, {sent}");
             }
         }
-        let most = sessions.iter().map(|session| session.now().2).max().unwrap();
+        let (received, sent) = promised(&open);
+        assert!(received > RECEIVED / 10 * 9 && sent > SENT / 10 * 9, "{received}, {sent}");
+        let most = open.iter().map(|(session, _)| session.now().2).max().unwrap();
         assert!(most <= 20, "windows were set {most} times");
+        drop(open);
+        let all = memory.open();
+        assert_eq!((all.received.free, all.sent.free, all.sessions.len()), (RECEIVED, SENT, 0));
     }
 
     #[test]
-    fn who_is_left_gets_back_what_the_others_had_and_nothing_is_left_behind() {
+    fn who_is_left_gets_what_the_others_had() {
         let memory = Arc::<Memory<Fake>>::default();
-        let last = Fake::default();
-        let share = memory.enter(last.clone());
         let others: Vec<_> = (0..1_000).map(|_| memory.enter(Fake::default())).collect();
-        assert!(last.now().0 < 2 << 20);
+        let last = Fake::default();
+        let _share = memory.enter(last.clone());
+        assert!(last.now().0 < 2 * LEAST);
         drop(others);
         assert_eq!((last.now().0, last.now().1), (u64::from(SESSION_WINDOW), SEND_WINDOW));
-        drop(share);
-        assert!(memory.open().sessions.is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_handshake_promises_the_least_and_a_place_among_the_sessions_more() {
+        let own = Arc::new(ApSecret::from_bytes(&[1; 32]));
+        let transport = || Arc::new(transport(&CongestionConfig::default(), Arc::default()));
+        let socket = || std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        let mut server = ServerConfig::with_crypto(Arc::new(tls::server(own.clone()).unwrap()));
+        server.transport_config(transport());
+        let tls = tls::client(Arc::new(ApSecret::from_bytes(&[2; 32])), own.public()).unwrap();
+        let mut client = ClientConfig::new(Arc::new(tls));
+        client.transport_config(transport());
+        let runtime = || Arc::new(TokioRuntime);
+        let server = Endpoint::new(endpoint(), Some(server), socket(), runtime()).unwrap();
+        let here = Endpoint::new(endpoint(), None, socket(), runtime()).unwrap();
+        let connecting = here.connect_with(client, server.local_addr().unwrap(), tls::NAME).unwrap();
+        let (visitor, service) = tokio::join!(connecting, async { server.accept().await.unwrap().await });
+        let (visitor, service) = (visitor.unwrap(), service.unwrap());
+
+        let (mut stream, _) = visitor.open_bi().await.unwrap();
+        let (mut written, piece) = (0, vec![0; 16 << 10]);
+        while let Some(more) = stream.write(&piece).now_or_never() {
+            written += more.unwrap() as u64;
+        }
+        assert_eq!(written, LEAST);
+        let _share = enter(&service);
+        let more = stream.write_all(&piece);
+        timeout(Duration::from_secs(20), more).await.expect("there is room").unwrap();
     }
 
     #[test]

@@ -16,7 +16,7 @@ use rand::{
     rngs::SysRng,
 };
 
-use super::{bindings::CID, congestion::CongestionConfig};
+use super::{bindings::CID, congestion::CongestionConfig, memory::LEAST};
 
 /// A session that carried nothing for this long has ended, at both ends.
 pub(super) const IDLE: Duration = Duration::from_secs(120);
@@ -59,7 +59,8 @@ pub(super) fn transport(congestion: &CongestionConfig, route: Arc<AtomicU64>) ->
         .max_concurrent_bidi_streams(VarInt::from_u32(STREAMS))
         .max_concurrent_uni_streams(VarInt::from_u32(0))
         .stream_receive_window(VarInt::from_u32(STREAM_WINDOW))
-        .receive_window(VarInt::from_u32(SESSION_WINDOW))
+        // A promise that cannot be taken back: who comes gets more from the memory that is free (`memory`).
+        .receive_window(VarInt::from_u32(LEAST as u32))
         .send_window(SEND_WINDOW)
         .datagram_send_buffer_size(DATAGRAMS)
         .datagram_receive_buffer_size(Some(DATAGRAMS))
