@@ -12,6 +12,8 @@ from harness.phantom import AP_NAME, READY, Demo, Node
 PAGE = "a page of the Internet"
 # The machine of the nodes, and two of the Internet: a web server and the resolver.
 MACHINE, WEB, RESOLVER = "93.184.216.1", "93.184.216.34", "93.184.216.53"
+# Beside the machine in its own network, which is of four addresses.
+NEIGHBOUR = "93.184.216.2"
 # What the resolver says of names. All but the first lead home, or nowhere.
 NAMES = {
     "page": WEB,
@@ -21,6 +23,7 @@ NAMES = {
     "mapped": "::ffff:10.0.0.1",
     "sixtofour": "2002:a00:1::1",
     "own": MACHINE,
+    "neighbour": NEIGHBOUR,
     "link": "169.254.169.254",
 }
 
@@ -81,12 +84,13 @@ class World:
         # Addresses of links that are known from the start, so that nobody asks for them at a time of his own.
         here, there = "02:00:00:00:00:01", "02:00:00:00:00:02"
         run(self.near, f"ip link add world address {here} type veth peer name world address {there} netns {self.far.pid}")
-        for where, address in ((self.near, MACHINE), (self.far, WEB), (self.far, RESOLVER)):
-            run(where, f"ip address add {address}/24 dev world")
+        for where, address in ((self.near, f"{MACHINE}/30"), (self.far, f"{WEB}/24"), (self.far, f"{RESOLVER}/24"), (self.far, f"{NEIGHBOUR}/24")):
+            run(where, f"ip address add {address} dev world")
         for where in (self.near, self.far):
             self.inside(where, "sh", "-c", "echo 1 > /proc/sys/net/ipv6/conf/world/disable_ipv6")
             run(where, "ip link set lo up")
             run(where, "ip link set world up")
+        run(self.near, "ip route add 93.184.216.0/24 dev world")
         for where, address, link in ((self.near, WEB, there), (self.near, RESOLVER, there), (self.far, MACHINE, here)):
             run(where, f"ip neighbour replace {address} lladdr {link} dev world nud permanent")
 

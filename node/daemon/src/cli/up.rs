@@ -43,6 +43,7 @@ use crate::{
     hidden,
     link::RateLimit,
     link::open_port,
+    outward::near,
     store,
 };
 
@@ -224,6 +225,7 @@ pub(super) fn prepare(args: Args, logs: &Logs) -> anyhow::Result<Prepared<'_>> {
         ..Doors::default()
     };
     let mut config = config(&args, state.clone())?;
+    config.near = near();
     config.opened = config.listen.map(open_port).transpose()?.map(Arc::new);
     if let Some(user) = user {
         user.enter()?;

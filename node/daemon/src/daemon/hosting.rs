@@ -6,7 +6,6 @@
 
 use std::{
     collections::BTreeMap,
-    net::IpAddr,
     sync::{Arc, Mutex},
 };
 
@@ -20,6 +19,7 @@ use tokio::task::spawn_blocking;
 use super::{Command, Daemon, fresh_rng, lock, tunnels::Ports};
 use crate::{
     doors::{HostRequest, Hosted},
+    outward::Prefix,
     session::{CongestionConfig, Protocol, Service, SessionStats},
     store::{Notes, Store, StoreError},
 };
@@ -174,7 +174,7 @@ impl Daemon {
         let public = secret.public();
         let target = ((request.protocol, request.port), request.clone());
         let targets = Arc::new(Mutex::new(Targets::from([target])));
-        let ports = Arc::new(Ports { targets: Arc::clone(&targets), own: self.own_addresses() });
+        let ports = Arc::new(Ports { targets: Arc::clone(&targets), home: self.home() });
         let service = Arc::new(Service::new(Arc::clone(&secret), ports, &CongestionConfig::default())?);
         let answering = Arc::clone(&service);
         let id = self.ask(|answer| Command::Host { secret, hops, service: answering, answer }).await?;
@@ -207,11 +207,12 @@ impl Daemon {
         Ok(true)
     }
 
-    /// Where this node is reached, as far as it knows.
-    fn own_addresses(&self) -> Vec<IpAddr> {
+    /// Where this node is reached, as far as it knows, and the networks around it.
+    fn home(&self) -> Vec<Prefix> {
         let config = &self.0.config;
         let ends = [config.listen, self.0.contact.address].into_iter().flatten();
-        ends.map(|end| end.ip()).chain(config.source).collect()
+        let own = ends.map(|end| end.ip()).chain(config.source).map(Prefix::of);
+        own.chain(config.near.iter().copied()).collect()
     }
 
     pub(super) fn identity(&self, label: &str, key: Key) -> anyhow::Result<ApSecret> {

@@ -48,6 +48,7 @@ use tokio::{
 use crate::{
     clock::Clock,
     link::{LinkConfig, LinkStats, Links, RateLimit, TlsIdentity},
+    outward::Prefix,
     session::{CongestionConfig, Deliver, Flow, Group, Refusal, SessionPool, SessionStream},
     store::{Notes, Store},
 };
@@ -90,6 +91,8 @@ pub struct Config {
     pub pool: usize,
     /// Who leads its programs to the ordinary Internet; `None` if nobody is to.
     pub out_proxy: Option<ApPublic>,
+    /// The networks of this machine, to which a way out does not lead.
+    pub near: Vec<Prefix>,
 }
 
 impl Config {
@@ -108,6 +111,7 @@ impl Config {
             hops: DEFAULT_HOPS,
             pool: POOL,
             out_proxy: None,
+            near: Vec::new(),
         }
     }
 }

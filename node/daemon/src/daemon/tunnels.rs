@@ -1,9 +1,6 @@
 //! The seam between sessions and the network: how a session sends, and how it asks for tunnels.
 
-use std::{
-    net::IpAddr,
-    sync::{Arc, Mutex},
-};
+use std::sync::{Arc, Mutex};
 
 use futures_util::{FutureExt, future::BoxFuture};
 use phantom_protocol::{
@@ -17,7 +14,7 @@ use super::{driver::Command, hosting, lock};
 use crate::{
     doors::HostRequest,
     link::{self, Links},
-    outward::WayOut,
+    outward::{Prefix, WayOut},
     session::{
         self, After, GoOut, OpenError, OpenTunnel, OpenedTunnel, Protocol, Refusal, Target, Targets,
         TunnelRequest, TunnelSend,
@@ -89,8 +86,8 @@ impl OpenTunnel for DriverOpener {
 /// The published ports of one identity, and its way out.
 pub(super) struct Ports {
     pub(super) targets: Arc<Mutex<hosting::Targets>>,
-    /// Where this node is reached.
-    pub(super) own: Vec<IpAddr>,
+    /// Where its way out does not lead: to this node and what is near.
+    pub(super) home: Vec<Prefix>,
 }
 
 impl Targets for Ports {
@@ -109,7 +106,7 @@ impl Targets for Ports {
         let ports = lock(&self.targets);
         match ports.get(&(Protocol::Outward, 0)) {
             Some(HostRequest { outward: Some(rules), allow, .. }) if allow.admits(client) => {
-                Ok(Arc::new(WayOut::new(rules.clone(), self.own.clone())))
+                Ok(Arc::new(WayOut::new(rules.clone(), self.home.clone())))
             }
             _ => Err(closed(&ports, client, Refusal::ProtocolUnknown)),
         }
@@ -147,7 +144,7 @@ mod tests {
             ((Protocol::Tcp, *port), request)
         };
         let targets = Arc::new(Mutex::new(ports.iter().map(port).collect::<BTreeMap<_, _>>()));
-        Ports { targets, own: Vec::new() }
+        Ports { targets, home: Vec::new() }
     }
 
     #[test]

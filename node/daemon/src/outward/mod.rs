@@ -4,6 +4,7 @@
 //! resolver leads to an address of a special purpose, or to this machine.
 
 mod happy;
+mod near;
 mod resolve;
 mod rules;
 
@@ -19,6 +20,7 @@ use tokio::{net::TcpStream, time::timeout};
 
 use crate::session::{GoOut, Refusal};
 
+pub use near::near;
 pub use rules::{BadRule, Names, Ports, Prefix, Rules};
 
 /// From the wish to the connection.
@@ -30,14 +32,15 @@ const ADDRESSES: usize = 8;
 #[derive(Debug)]
 pub struct WayOut {
     rules: Rules,
-    /// Where this node is reached: behind address translation the machine does not know that it is itself.
-    own: Vec<IpAddr>,
+    /// The networks of this machine, and where its node is reached: behind address translation the machine does not know
+    /// that it is itself.
+    home: Vec<Prefix>,
 }
 
 impl WayOut {
     /// One that leads where the rules say.
-    pub fn new(rules: Rules, own: Vec<IpAddr>) -> WayOut {
-        WayOut { rules, own }
+    pub fn new(rules: Rules, home: Vec<Prefix>) -> WayOut {
+        WayOut { rules, home }
     }
 
     async fn connect(&self, to: &Outside, port: u16) -> Result<TcpStream, Refusal> {
@@ -63,7 +66,7 @@ impl WayOut {
         let admitted = addresses.filter(|address| {
             is_public(*address)
                 && self.rules.admit(Some(to), *address)
-                && !self.own.iter().any(|own| own.to_canonical() == *address)
+                && !self.home.iter().any(|home| home.contains(*address))
                 && !is_of_this_machine(*address)
         });
         admitted.collect()
@@ -110,10 +113,19 @@ mod tests {
             networks: vec!["0.0.0.0/0".parse().unwrap(), "::/0".parse().unwrap()],
             ..Rules::default()
         };
-        let way_out = WayOut::new(everywhere, vec![ip("9.9.9.10")]);
+        let way_out = WayOut::new(
+            everywhere,
+            vec![
+                Prefix::of(ip("9.9.9.10")),
+                "9.9.8.7/28".parse().unwrap(),
+                "2a00:1:2:3::7/64".parse().unwrap(),
+            ],
+        );
         let name = Outside::name("example.com").unwrap();
         let resolved = [
             "9.9.9.9",
+            "9.9.8.16",
+            "2a00:1:2:4::9",
             "127.0.0.1",
             "10.0.0.1",
             "169.254.169.254",
@@ -127,10 +139,15 @@ mod tests {
             "0.0.0.0",
             "9.9.9.10",
             "::ffff:9.9.9.10",
+            "9.9.8.1",
+            "2a00:1:2:3:4::9",
             "255.255.255.255",
             "224.0.0.1",
         ];
-        assert_eq!(way_out.admitted(&name, resolved.map(ip).into()), [ip("9.9.9.9")]);
+        assert_eq!(
+            way_out.admitted(&name, resolved.map(ip).into()),
+            ["9.9.9.9", "9.9.8.16", "2a00:1:2:4::9"].map(ip)
+        );
     }
 
     #[tokio::test]

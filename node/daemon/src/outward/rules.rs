@@ -168,7 +168,17 @@ pub struct Prefix {
 }
 
 impl Prefix {
-    fn contains(&self, address: IpAddr) -> bool {
+    pub(super) fn new(address: IpAddr, bits: u8) -> Prefix {
+        Prefix { address, bits }
+    }
+
+    /// This address alone.
+    pub fn of(address: IpAddr) -> Prefix {
+        let address = address.to_canonical();
+        Prefix { address, bits: if address.is_ipv4() { 32 } else { 128 } }
+    }
+
+    pub(super) fn contains(&self, address: IpAddr) -> bool {
         match (self.address, address.to_canonical()) {
             (IpAddr::V4(ours), IpAddr::V4(other)) => {
                 let mask = u32::MAX.checked_shl(32 - u32::from(self.bits)).unwrap_or(0);
