@@ -11,6 +11,8 @@ from .hostile import end_of, resident
 
 # Bytes for one idle stream: of the proxy, the session and the link below.
 EACH = 24 << 10
+# Isolation groups that come to each service.
+GROUPS = 4
 SERVER = """
 import asyncio, resource, sys
 _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -44,11 +46,11 @@ def idle_streams_cost_little_and_still_carry(t):
     held = []
     try:
         for name in names:
-            held.append(wait_for(f"{name}", lambda: connected(visitor, name), READY, visitor.process))
+            held.append(wait_for(f"{name}", lambda: connected(visitor, name, 0), READY, visitor.process))
             assert answers(held[-1], b"hello")
         before = resident(visitor.process.pid)
         while len(held) < count:
-            stream = connected(visitor, names[len(held) % 2])
+            stream = connected(visitor, names[len(held) % 2], len(held) // 2 % GROUPS)
             assert stream, f"stream {len(held)} was refused"
             held.append(stream)
         grown = resident(visitor.process.pid) - before
@@ -61,11 +63,11 @@ def idle_streams_cost_little_and_still_carry(t):
             stream.close()
 
 
-def connected(visitor, name):
+def connected(visitor, name, number):
     """A connection to port 7, or None."""
     stream = socket.create_connection(end_of(visitor.socks), timeout=20)
-    # A group may not take all places of the proxy port: each service has one of its own.
-    group = b"\x01\x08" + name[:8].encode() + b"\x01x"
+    # A group may not take all places of the proxy port, nor a session more than 1,024 streams: so there are several.
+    group = b"\x01\x08" + name[:8].encode() + b"\x01%d" % number
     stream.sendall(b"\x05\x01\x02" + group + b"\x05\x01\x00\x03" + bytes([len(name)]) + name.encode() + b"\x00\x07")
     reply = b""
     while len(reply) < 14:
