@@ -17,6 +17,7 @@ const TURN: usize = 64;
 /// Answers until the socket fails.
 pub(crate) async fn serve<L: Lookup>(socket: UdpSocket, answers: Arc<Answers<L>>) -> io::Error {
     let mut buffer = [0; LONGEST];
+    let mut responses = Vec::with_capacity(TURN);
     loop {
         if let Err(error) = socket.readable().await {
             return error;
@@ -31,9 +32,13 @@ pub(crate) async fn serve<L: Lookup>(socket: UdpSocket, answers: Arc<Answers<L>>
             };
             let question = buffer.get(..length).unwrap_or_default();
             if let Some(response) = answers.respond(question, Transport::Udp) {
-                // A client that does not take its answer asks again.
-                let _lost = socket.try_send_to(&response, from);
+                responses.push((response, from));
             }
+        }
+        // One after the other they would wake a client for each, which costs more than the answers.
+        for (response, from) in responses.drain(..) {
+            // A client that does not take its answer asks again.
+            let _lost = socket.try_send_to(&response, from);
         }
         yield_now().await;
     }
