@@ -5,6 +5,7 @@ import socket
 import subprocess
 
 from harness import build, test
+from harness.island import Island
 from harness.phantom import Demo
 
 SIZE = 3_000_000
@@ -71,6 +72,15 @@ def a_program_is_told_what_it_would_be_told_and_ends_as_it_does(t):
         assert refused.returncode == 1 and "Standard input is a connection" in refused.stderr, refused
     missing = demo.ask("run", "--", "no-such-program", check=False)
     assert missing.returncode == 127 and "no-such-program" in missing.stderr, missing
+
+
+@test(bound=100)
+def without_ipv6_programs_go_into_the_network_all_the_same(t):
+    Island(t)
+    t.children.run("sh", "-c", "for of in all lo; do echo 1 > /proc/sys/net/ipv6/conf/$of/disable_ipv6; done")
+    demo = Demo(t)
+    expected = demo.get(f"/sha256/{SIZE}").strip()
+    assert demo.ask("run", "--", "curl", "-q", "-sSf", f"{demo.url}/sha256/{SIZE}").stdout.strip() == expected
 
 
 def filled_in(text, facts):

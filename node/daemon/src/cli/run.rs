@@ -34,7 +34,7 @@ use tokio::{
 
 use super::Whom;
 use crate::{
-    doors::{LocalClient, local_socket::ClientError},
+    doors::{LocalClient, has_no_ipv6, local_socket::ClientError},
     supervise::{Door, Island, Run, Sealed, start},
 };
 
@@ -159,7 +159,11 @@ async fn serve_names(
 ) -> io::Result<(SocketAddr, JoinHandle<()>)> {
     let v4 = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
     let address = v4.local_addr()?;
-    let v6 = TcpListener::bind((Ipv6Addr::LOCALHOST, address.port())).await?;
+    let v6 = match TcpListener::bind((Ipv6Addr::LOCALHOST, address.port())).await {
+        // Then no program asks over it, either.
+        Err(error) if has_no_ipv6(&error) => TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?,
+        bound => bound?,
+    };
     let names = Names(Arc::new(Mutex::new(node)));
     let mut serving = Vec::new();
     for (tcp, datagrams) in [v4, v6].into_iter().zip(datagrams) {

@@ -45,6 +45,7 @@ pub use dns::{DnsAnswers, DnsPort};
 pub use local_socket::{BindError, LocalClient, LocalSocket};
 pub use metrics::{Measures, MetricsPort, Tally};
 pub use names::Names;
+pub(crate) use port::has_no_ipv6;
 pub use port::{LocalPort, PortError};
 pub use reach::{Ended, FirstLink, LookedUp, Pinged};
 pub use records::Records;

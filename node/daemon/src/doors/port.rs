@@ -74,7 +74,7 @@ impl fmt::Display for LocalPort {
 }
 
 /// Whether a port could not be opened because the machine has no IPv6.
-pub(super) fn has_no_ipv6(error: &io::Error) -> bool {
+pub(crate) fn has_no_ipv6(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::AddrNotAvailable || error.raw_os_error() == Some(libc::EAFNOSUPPORT)
 }
 

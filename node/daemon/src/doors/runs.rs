@@ -30,7 +30,7 @@ use tokio::{
     time::timeout,
 };
 
-use super::{Names, port::has_no_ipv6, socks::group};
+use super::{Names, has_no_ipv6, socks::group};
 use crate::daemon::fresh_rng;
 
 /// Runs at once.

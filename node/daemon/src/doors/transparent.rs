@@ -13,7 +13,7 @@ use nix::sys::socket::{SockaddrIn, SockaddrIn6, getsockopt, sockopt};
 use phantom_proxy::{Dial, Proxy};
 use tokio::net::TcpStream;
 
-use super::{LocalPort, PortError, listen, port::has_no_ipv6};
+use super::{LocalPort, PortError, has_no_ipv6, listen};
 
 /// A transparent port, open but not yet served.
 #[derive(Debug)]
