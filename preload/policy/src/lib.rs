@@ -6,11 +6,13 @@
 //! - [`socket`]: which sockets there are. All others are refused at birth.
 //! - [`connect`]: where a call may lead: into the network, to the names, to the machine itself, or nowhere.
 //! - [`mark`]: what a socket says about itself to whoever looks at it later, in this process or in another one.
-//! - [`frame`]: what is said to the node.
+//! - [`frame`]: what a run and its node say to each other.
+//! - [`door`]: what is said at the door that the node opens for a run.
 //! - [`errno`]: the answers of the system that a program may get, each with its reason.
 #![no_std]
 
 pub mod connect;
+pub mod door;
 pub mod errno;
 pub mod frame;
 pub mod mark;

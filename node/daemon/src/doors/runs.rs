@@ -1,4 +1,4 @@
-//! The door for runs: programs under `phantom run`, whose own sockets come in here (`phantom_policy::frame`).
+//! The door for runs: programs under `phantom run`, whose own sockets come in here (`phantom_policy::door`).
 //!
 //! A run is begun over the local socket, which knows who asks, and ends when that conversation does. Its token is its
 //! isolation group's secret: programs of a run share names, paths and sessions with nobody else.
@@ -17,7 +17,7 @@ use std::{
 
 use phantom_policy::{
     Errno,
-    frame::{Ask, OPENING, Opening, TOKEN, WORD, Word},
+    door::{Ask, OPENING, Opening, TOKEN, WORD, Word},
 };
 use phantom_protocol::address::ApName;
 use phantom_proxy::{Dial, DialError, Host, Isolation, Request, ServiceError, carry};

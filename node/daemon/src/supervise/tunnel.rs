@@ -16,7 +16,7 @@ use nix::{
     sys::socket::{MsgFlags, SockaddrStorage, connect, recv, send, sockopt},
 };
 use phantom_policy::{
-    frame::{Ask, Opening, TOKEN, WORD, Word},
+    door::{Ask, Opening, TOKEN, WORD, Word},
     mark::{self, Instruction, Mark},
 };
 
