@@ -29,12 +29,12 @@ use crate::{
 pub(super) struct Hosting {
     /// By label.
     pub(super) online: Mutex<BTreeMap<String, HostedIdentity>>,
-    book: tokio::sync::Mutex<Book>,
+    pub(super) book: tokio::sync::Mutex<Book>,
 }
 
 /// Why ports are hosted.
 #[derive(Default)]
-struct Book {
+pub(super) struct Book {
     /// Somebody asked for them.
     kept: PortList,
     /// The configuration has them.
@@ -170,6 +170,11 @@ impl Daemon {
         hops: usize,
         key: Key,
     ) -> anyhow::Result<(ServiceId, ApPublic)> {
+        ensure!(
+            !self.0.serving.has(&request.label),
+            "a program under `phantom run` serves as {}: end it first, or choose another label with --as",
+            request.label
+        );
         let secret = Arc::new(self.identity(&request.label, key)?);
         let public = secret.public();
         let target = ((request.protocol, request.port), request.clone());

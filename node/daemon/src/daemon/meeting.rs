@@ -9,21 +9,21 @@ use std::{
     time::Duration,
 };
 
+use futures_util::FutureExt;
 use phantom_protocol::{
     address::ApAddress,
     identity::{ApPublic, ApSecret},
-    node::ServiceId,
 };
 use tokio::{
-    runtime::Handle,
     sync::oneshot,
     time::{sleep, timeout},
 };
 
-use super::{Command, Daemon, fresh_rng, lock};
-use crate::session::{
-    CongestionConfig, Group, Protocol, Refusal, Service, SessionStream, Take, Target, Targets,
+use super::{
+    Command, Daemon, fresh_rng, lock,
+    online::{LastWords, Online},
 };
+use crate::session::{Group, Protocol, Refusal, SessionStream, Take, Target, Targets};
 
 /// Meetings of all groups, and of one: each costs paths, and an entry that every node holds.
 const MOST: usize = 8;
@@ -104,30 +104,16 @@ impl fmt::Debug for Meeting {
     }
 }
 
-/// An identity that is online as long as this lasts, and a little longer.
-struct Online {
-    daemon: Daemon,
-    id: ServiceId,
-    service: Arc<Service>,
-    place: Option<Place>,
-}
-
-impl Drop for Online {
-    fn drop(&mut self) {
-        let (daemon, id, place) = (self.daemon.clone(), self.id, self.place.take());
-        let has_visitor = self.service.sessions() > 0;
-        let end = async move {
-            if has_visitor {
+/// Waits for what was said last, if there was a visitor.
+fn last_words() -> LastWords {
+    Box::new(|service| {
+        async move {
+            if service.sessions() > 0 {
                 sleep(LAST_WORDS).await;
             }
-            let _stopped_already = daemon.ask(|answer| Command::Unhost { id, answer }).await;
-            drop(place);
-        };
-        // Without a runtime the node has ended.
-        if let Ok(runtime) = Handle::try_current() {
-            runtime.spawn(end);
         }
-    }
+        .boxed()
+    })
 }
 
 impl Daemon {
@@ -140,15 +126,8 @@ impl Daemon {
         let (tell, came) = oneshot::channel();
         let door = Door { from, port, taken: Mutex::new(Taken::Waits(tell)) };
         let public = secret.public();
-        let service = Service::new(Arc::clone(&secret), Arc::new(door), &CongestionConfig::default());
-        let service = Arc::new(service.map_err(|_| Refusal::Failed)?);
-        let (daemon, answering, hops) = (self.clone(), Arc::clone(&service), self.config().hops);
-        // To its end, also when nobody waits for it any more: what is online goes offline by itself, whatever happens.
-        let hosting = tokio::spawn(async move {
-            let id = daemon.ask(|answer| Command::Host { secret, hops, service: answering, answer }).await;
-            id.map(|id| Online { daemon, id, service, place: Some(place) })
-        });
-        let online = hosting.await.map_err(|_| Refusal::Failed)?.map_err(|_| Refusal::Failed)?;
+        let hosting = self.bring_online_while_held(secret, Arc::new(door), place, last_words());
+        let online = hosting.await.map_err(|_| Refusal::Failed)?;
         let id = online.id;
         let published = timeout(PUBLISHING, self.ask(|answer| Command::Published { id, answer })).await;
         published.map_err(|_| Refusal::TimedOut)?.map_err(|_| Refusal::Failed)?;
@@ -197,10 +176,12 @@ impl Targets for Door {
 
 #[cfg(test)]
 mod tests {
-    use futures_util::FutureExt;
-
     use super::*;
-    use crate::{daemon::Config, demo::local_network};
+    use crate::{
+        daemon::Config,
+        demo::local_network,
+        session::{CongestionConfig, Service},
+    };
 
     #[tokio::test]
     async fn who_gives_up_at_once_leaves_nothing_online() {

@@ -8,9 +8,11 @@ mod handle;
 mod hosting;
 mod meeting;
 mod memory;
+mod online;
 mod reach;
 mod relaying;
 mod scribe;
+mod serving;
 mod tunnels;
 mod visiting;
 
@@ -56,6 +58,7 @@ use driver::{Command, Driver, DriverStatus};
 use hosting::{Hosting, PortList};
 use meeting::Meetings;
 use scribe::Scribe;
+use serving::Serving;
 use tunnels::{DriverOpener, Sender};
 use visiting::{VisitList, Visiting};
 
@@ -131,6 +134,7 @@ struct Inner {
     hosting: Hosting,
     visiting: Visiting,
     meetings: Meetings,
+    serving: Serving,
     started: Moment,
     clock: Clock,
     store: Option<Arc<Store>>,
@@ -188,6 +192,7 @@ impl Daemon {
             hosting: Hosting::default(),
             visiting: Visiting::default(),
             meetings: Meetings::default(),
+            serving: Serving::default(),
             driver: Mutex::new(Some(driver)),
             started: clock.moment(),
             clock,
@@ -274,7 +279,9 @@ impl Daemon {
     pub async fn stop(&self) {
         let hosted = std::mem::take(&mut *lock(&self.0.hosting.online));
         let services = join_all(hosted.values().map(|identity| identity.service.end()));
-        tokio::join!(services, self.0.sessions.end());
+        let serving = self.0.serving.services();
+        let serving = join_all(serving.iter().map(|service| service.end()));
+        tokio::join!(services, serving, self.0.sessions.end());
         let driver = lock(&self.0.driver).take();
         if let Some(driver) = driver {
             let _ = self.0.commands.send(Command::Stop);

@@ -19,8 +19,10 @@ pub mod socks;
 mod status;
 mod transparent;
 mod visit;
+mod visitors;
 
 use std::{
+    any::Any,
     fmt,
     future::{Future, pending},
     io,
@@ -55,10 +57,11 @@ pub use socks::SocksDoor;
 pub use status::{Link, Paths, Quota, ReadyPath, Service, Status};
 pub use transparent::TransparentPort;
 pub use visit::Visit;
+pub use visitors::{Visitors, Visits};
 
 use crate::{
     outward::Rules,
-    session::{Deliver, Protocol},
+    session::{Deliver, Protocol, Serve},
 };
 use metrics::{Counted, Wishes};
 
@@ -132,6 +135,14 @@ pub struct Awaited<S> {
     pub came: BoxFuture<'static, io::Result<(S, ApName)>>,
 }
 
+/// A program that serves. Dropping it takes it offline.
+pub struct Serving {
+    /// Who it is to its visitors.
+    pub name: ApName,
+    /// What keeps it online.
+    pub online: Box<dyn Any + Send + Sync>,
+}
+
 /// What the command line alone asks of a node.
 pub trait CommandHandle: NodeHandle {
     /// Whether the network can reach a party now.
@@ -152,6 +163,14 @@ pub trait CommandHandle: NodeHandle {
 
     /// Who is visited under a kept identity.
     fn visits(&self) -> Vec<Visit>;
+
+    /// Lets visitors come to a program that `server` reaches, under the kept identity of a label or a fresh one, until what is
+    /// returned is dropped. The text of an error is for the user.
+    fn serve(
+        &self,
+        label: Option<&str>,
+        server: Arc<dyn Serve>,
+    ) -> impl Future<Output = anyhow::Result<Serving>> + Send;
 
     /// How the node is, in numbers alone.
     fn measures(&self) -> impl Future<Output = Measures> + Send;

@@ -13,12 +13,12 @@ use tokio::time::timeout;
 
 use super::{
     Awaited, CommandHandle, Ended, HostRequest, Hosted, LookedUp, Measures, Names, NodeHandle, Pinged,
-    Status, Visit,
+    Serving, Status, Visit,
 };
 use crate::{
     confinement::Report,
     daemon::Daemon,
-    session::{Deliver, Flow, Group, OpenError, Refusal, SessionStream},
+    session::{Deliver, Flow, Group, OpenError, Refusal, Serve, SessionStream},
 };
 
 /// Who hosts is told the truth after this time, and the node goes on trying.
@@ -138,6 +138,11 @@ impl CommandHandle for RunningNode {
 
     fn visits(&self) -> Vec<Visit> {
         self.daemon.visits()
+    }
+
+    async fn serve(&self, label: Option<&str>, server: Arc<dyn Serve>) -> anyhow::Result<Serving> {
+        let served = self.daemon.serve(label, server).await?;
+        Ok(Serving { name: served.public().name(), online: Box::new(served) })
     }
 
     async fn measures(&self) -> Measures {

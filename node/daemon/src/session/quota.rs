@@ -7,6 +7,7 @@ use std::{
 };
 
 use phantom_protocol::identity::ApPublic;
+use tokio::sync::Notify;
 
 /// TCP connections to the targets of one identity, those that are being made too.
 pub(super) const CONNECTIONS: usize = 4_096;
@@ -40,6 +41,7 @@ impl Default for Quotas {
 #[derive(Clone)]
 pub(super) struct Quota {
     open: Arc<Mutex<Open>>,
+    none_open: Arc<Notify>,
     most: usize,
     of_every_client: usize,
 }
@@ -52,12 +54,25 @@ struct Open {
 
 impl Quota {
     fn new(most: usize, of_every_client: usize) -> Quota {
-        Quota { open: Arc::default(), most, of_every_client }
+        Quota { open: Arc::default(), none_open: Arc::default(), most, of_every_client }
     }
 
     /// How many are open.
     pub(super) fn open(&self) -> usize {
         lock(&self.open).all
+    }
+
+    /// Waits until none is.
+    pub(super) async fn none_open(&self) {
+        loop {
+            let changed = self.none_open.notified();
+            tokio::pin!(changed);
+            changed.as_mut().enable();
+            if self.open() == 0 {
+                return;
+            }
+            changed.await;
+        }
     }
 
     /// One more for this client, until what is returned is dropped. Nothing if it has its share, or all
@@ -71,20 +86,23 @@ impl Quota {
         }
         open.by_client.insert(*client, held + 1);
         open.all += 1;
-        Some(Counted { open: Arc::clone(&self.open), client: *client })
+        Some(Counted { quota: self.clone(), client: *client })
     }
 }
 
 /// One that is open.
 pub(super) struct Counted {
-    open: Arc<Mutex<Open>>,
+    quota: Quota,
     client: ApPublic,
 }
 
 impl Drop for Counted {
     fn drop(&mut self) {
-        let mut open = lock(&self.open);
+        let mut open = lock(&self.quota.open);
         open.all -= 1;
+        if open.all == 0 {
+            self.quota.none_open.notify_waiters();
+        }
         if let Some(held) = open.by_client.get_mut(&self.client) {
             *held -= 1;
             if *held == 0 {

@@ -29,6 +29,7 @@ use super::{
     flow::Flows,
     memory,
     quota::Quotas,
+    serve::Serve,
     socket_service::{ServiceSocket, tunnel_of},
     stream::SessionStream,
     tls,
@@ -86,6 +87,11 @@ pub trait Targets: Send + Sync {
     /// Who takes a stream to this port in the place of a local program; nothing if nobody does.
     fn taker(&self, _client: &ApPublic, _port: u16) -> Result<Option<Take>, Refusal> {
         Ok(None)
+    }
+
+    /// Who reaches the servers of all ports, in the place of this process; nothing if it does so itself.
+    fn server(&self) -> Option<Arc<dyn Serve>> {
+        None
     }
 
     /// The way out for this client.
@@ -179,6 +185,11 @@ impl Service {
     /// Sessions that are open.
     pub fn sessions(&self) -> usize {
         self.endpoint.open_connections()
+    }
+
+    /// Waits until no visitor has a connection open and all have what was said to them.
+    pub async fn idle(&self) {
+        self.sessions.quotas.connections.none_open().await;
     }
 
     /// UDP flows that are open.

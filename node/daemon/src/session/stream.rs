@@ -227,7 +227,8 @@ enum Broken {
 }
 
 /// Carries bytes between a local connection and a stream until both directions have ended. Half-close stays
-/// half-close and a reset stays a reset, in both directions. Returns the bytes sent and received, if nothing broke.
+/// half-close and a reset stays a reset, in both directions. Returns the bytes sent and received, if nothing broke, when the
+/// peer has them.
 pub async fn splice(tcp: TcpStream, stream: SessionStream) -> io::Result<(u64, u64)> {
     splice_until(tcp, stream, pending()).await
 }
@@ -280,6 +281,9 @@ async fn upward(mut tcp: ReadHalf<'_>, send: &mut SendStream, spoken: &AtomicBoo
         };
         if read == 0 {
             let _peer_has_stopped = send.finish();
+            if !unwanted {
+                let _gone_or_it_has_all = stopped.await;
+            }
             return Ok(total);
         }
         spoken.store(true, Ordering::Relaxed);

@@ -18,11 +18,12 @@ use tokio::{
 };
 
 use super::{
-    Flow, Protocol, Take, Target, Targets,
+    Flow, Protocol, Serve, Take, Target, Targets,
     error::Refusal,
     flow::{self, FlowPlace, Flows},
     introduction::introduction,
     quota::{Counted, Quotas},
+    serve,
     stream::{SessionStream, Wish, splice_until},
     visitors::Visitor,
 };
@@ -90,15 +91,27 @@ impl Visit {
         let client = self.visitor.client();
         match wish {
             Wish::Port(Protocol::Udp, port) => {
-                let target = self.targets.target(client, Protocol::Udp, port)?.plain();
-                self.open_flow(stream, target.address).await.map(Opened::Flow)
+                let socket = match self.targets.server() {
+                    Some(server) => self.open_flow(stream, self.datagrams_of(&*server, port)).await,
+                    None => {
+                        let target = self.targets.target(client, Protocol::Udp, port)?.plain();
+                        self.open_flow(stream, self.datagrams(target.address)).await
+                    }
+                };
+                socket.map(Opened::Flow)
             }
             Wish::Port(protocol, port) => {
                 if let Some(take) = self.targets.taker(client, port)? {
                     return Ok(Opened::Taken(take));
                 }
-                let target = self.targets.target(client, protocol, port)?.plain();
-                self.open_connection(self.dial(target, port)).await.map(Opened::Connection)
+                let opened = match self.targets.server() {
+                    Some(server) => self.open_connection(self.connection_of(&*server, port)).await,
+                    None => {
+                        let target = self.targets.target(client, protocol, port)?.plain();
+                        self.open_connection(self.dial(target, port)).await
+                    }
+                };
+                opened.map(Opened::Connection)
             }
             Wish::Outside(to, port) => {
                 let way_out = self.targets.way_out(client)?;
@@ -112,11 +125,17 @@ impl Visit {
         dialling: impl Future<Output = Result<TcpStream, Refusal>>,
     ) -> Result<OpenedConnection, Refusal> {
         let count = self.quotas.connections.one_more(self.visitor.client()).ok_or(Refusal::Busy)?;
-        let tcp = tokio::select! {
-            dialled = dialling => dialled?,
-            _ = self.connection.closed() => return Err(Refusal::SessionLost),
-        };
-        Ok(OpenedConnection { tcp, _count: count })
+        Ok(OpenedConnection { tcp: self.while_it_lasts(dialling).await?, _count: count })
+    }
+
+    async fn while_it_lasts<T>(
+        &self,
+        dialling: impl Future<Output = Result<T, Refusal>>,
+    ) -> Result<T, Refusal> {
+        tokio::select! {
+            dialled = dialling => dialled,
+            _ = self.connection.closed() => Err(Refusal::SessionLost),
+        }
     }
 
     async fn carry_connection(&self, mut stream: SessionStream, opened: OpenedConnection) {
@@ -159,22 +178,46 @@ impl Visit {
         Ok(socket)
     }
 
-    /// A socket of its own, so that answers find back.
-    async fn open_flow(&self, stream: &SessionStream, address: SocketAddr) -> Result<OpenedFlow, Refusal> {
+    /// A connection to whoever serves a port elsewhere.
+    async fn connection_of(&self, server: &dyn Serve, port: u16) -> Result<TcpStream, Refusal> {
+        let socket = serve::ask(server, self.visitor.caller(), (Protocol::Tcp, port), DIAL).await?;
+        let tcp = TcpStream::from_std(socket.into()).map_err(|_| Refusal::Failed)?;
+        let _only_slower_without = tcp.set_nodelay(true);
+        Ok(tcp)
+    }
+
+    /// A socket that is connected to whoever serves a port elsewhere.
+    async fn datagrams_of(&self, server: &dyn Serve, port: u16) -> Result<UdpSocket, Refusal> {
+        let socket = serve::ask(server, self.visitor.caller(), (Protocol::Udp, port), DIAL).await?;
+        let socket = UdpSocket::from_std(socket.into()).map_err(|_| Refusal::Failed)?;
+        of_its_peer_alone(&socket).await.map_err(|_| Refusal::Failed)?;
+        Ok(socket)
+    }
+
+    async fn open_flow(
+        &self,
+        stream: &SessionStream,
+        connecting: impl Future<Output = Result<UdpSocket, Refusal>>,
+    ) -> Result<OpenedFlow, Refusal> {
         let count = self.quotas.flows.one_more(self.visitor.client()).ok_or(Refusal::Busy)?;
-        let anywhere = || match address {
-            SocketAddr::V4(_) => (Ipv4Addr::UNSPECIFIED, 0).into(),
-            SocketAddr::V6(_) => (Ipv6Addr::UNSPECIFIED, 0).into(),
-        };
-        let source = self.visitor.source(address).unwrap_or_else(anywhere);
-        let connecting = async { connected(UdpSocket::bind(source).await?, address).await };
-        let socket = connecting.await.map_err(|error: io::Error| Refusal::of_dial(&error))?;
+        let socket = Arc::new(self.while_it_lasts(connecting).await?);
         let to_target = socket.clone();
         let deliver = move |data: Vec<u8>| {
             let _lost = to_target.try_send(&data);
         };
         let place = self.flows.enter(stream.id(), Box::new(deliver)).ok_or(Refusal::Busy)?;
         Ok(OpenedFlow { socket, place, count })
+    }
+
+    /// A socket of its own, so that answers find back.
+    async fn datagrams(&self, address: SocketAddr) -> Result<UdpSocket, Refusal> {
+        let anywhere = || match address {
+            SocketAddr::V4(_) => (Ipv4Addr::UNSPECIFIED, 0).into(),
+            SocketAddr::V6(_) => (Ipv6Addr::UNSPECIFIED, 0).into(),
+        };
+        let source = self.visitor.source(address).unwrap_or_else(anywhere);
+        let connecting = async { connected(UdpSocket::bind(source).await?, address).await };
+        connecting.await.map_err(|error: io::Error| Refusal::of_dial(&error))
     }
 
     async fn carry_flow(&self, mut stream: SessionStream, opened: OpenedFlow) {
@@ -187,12 +230,16 @@ impl Visit {
 }
 
 /// From now on the socket has to do with `target` alone.
-async fn connected(socket: UdpSocket, target: SocketAddr) -> io::Result<Arc<UdpSocket>> {
+async fn connected(socket: UdpSocket, target: SocketAddr) -> io::Result<UdpSocket> {
     socket.connect(target).await?;
-    // Until it was connected, anybody could put something into its queue.
-    while socket2::SockRef::from(&socket).recv(&mut [MaybeUninit::uninit()]).is_ok() {}
-    socket.writable().await?; // before that, nothing is taken without waiting
-    Ok(Arc::new(socket))
+    of_its_peer_alone(&socket).await?;
+    Ok(socket)
+}
+
+/// Until a socket was connected, anybody could put something into its queue.
+async fn of_its_peer_alone(socket: &UdpSocket) -> io::Result<()> {
+    while socket2::SockRef::from(socket).recv(&mut [MaybeUninit::uninit()]).is_ok() {}
+    socket.writable().await // before that, nothing is taken without waiting
 }
 
 /// What a client asked for, and does not know yet that it has.

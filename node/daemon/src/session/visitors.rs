@@ -15,6 +15,8 @@ use phantom_protocol::{
     identity::{ApPublic, ApSecret},
 };
 
+use super::Caller;
+
 /// Sessions of one visitor with one identity: it needs one for each isolation group that comes under a kept identity, and
 /// one more while another dies.
 const SESSIONS_PER_PEER: usize = 16;
@@ -118,6 +120,11 @@ impl Visitor {
     /// The key that it speaks as.
     pub(super) fn client(&self) -> &ApPublic {
         &self.client
+    }
+
+    /// Who it is to a server.
+    pub(super) fn caller(&self) -> Caller {
+        Caller { party: self.client, alias: self.alias }
     }
 
     /// Where connections to `target` come from, if this machine can choose that: only its own loopback network has

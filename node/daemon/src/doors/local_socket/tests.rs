@@ -15,8 +15,8 @@ use tokio::{
 
 use super::*;
 use crate::{
-    doors::{CommandHandle, Measures, NodeHandle, Runs},
-    session::{Deliver, Protocol},
+    doors::{CommandHandle, Measures, NodeHandle, Runs, Serving},
+    session::{Deliver, Protocol, Serve},
 };
 
 /// Publishes port 8000 only.
@@ -104,6 +104,12 @@ impl CommandHandle for TestNode {
 
     fn visits(&self) -> Vec<Visit> {
         Vec::new()
+    }
+
+    async fn serve(&self, label: Option<&str>, _: Arc<dyn Serve>) -> anyhow::Result<Serving> {
+        anyhow::ensure!(label != Some("taken"), "taken is hosted already");
+        let name = ApSecret::from_bytes(&[9; 32]).public().name();
+        Ok(Serving { name, online: Box::new(()) })
     }
 
     async fn measures(&self) -> Measures {
