@@ -1,9 +1,9 @@
 //! From a message to its response: looks up, and says no in the right way.
 //!
 //! A name that exists without the wanted record is NODATA, one that does not exist NXDOMAIN, both with the SOA of their zone;
-//! a look-up that fails is SERVFAIL; a question that is not about our zones, or wants a zone as a whole, is REFUSED. What is
-//! no question is NOTIMP, what cannot be read FORMERR, and what nobody could be told (too short, or itself a response) is
-//! left without a response.
+//! a look-up that fails is SERVFAIL; a question that is not about our zones is REFUSED or NXDOMAIN, as who looks up wants
+//! it; one that wants a zone as a whole is REFUSED. What is no question is NOTIMP, what cannot be read FORMERR, and what nobody
+//! could be told (too short, or itself a response) is left without a response.
 
 use hickory_proto::{
     op::{Edns, Message, ResponseCode},
@@ -11,7 +11,7 @@ use hickory_proto::{
 };
 
 use crate::{
-    Lookup, NoAnswer,
+    Elsewhere, Lookup, NoAnswer,
     message::{self, HEADER, Question},
     zone::{self, Place, What},
 };
@@ -107,7 +107,11 @@ impl<L: Lookup> Answers<L> {
         if wanted == RecordType::OPT {
             return Answer::no(ResponseCode::FormErr);
         }
-        let Some(place) = Place::of(&question.labels) else { return Answer::no(ResponseCode::Refused) };
+        let place = match (Place::of(&question.labels), self.lookup.elsewhere()) {
+            (Some(place), _) => place,
+            (None, Elsewhere::Nothing) => Place::of_root(&question.labels),
+            (None, Elsewhere::Refused) => return Answer::no(ResponseCode::Refused),
+        };
         let records = match &place.what {
             What::Apex => Ok(zone::apex_records(wanted)),
             What::Between => Ok(zone::any_records(wanted)),

@@ -32,6 +32,21 @@ pub trait Lookup: Send + Sync + 'static {
 
     /// The full name of the party that has this address, which is an alias or an AP address.
     fn reverse(&self, address: IpAddr) -> Result<String, NoAnswer>;
+
+    /// What is said about names of other zones.
+    fn elsewhere(&self) -> Elsewhere {
+        Elsewhere::Refused
+    }
+}
+
+/// What is said about names that are not of our zones.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Elsewhere {
+    /// They may exist, but are not asked for here: REFUSED. So a resolver that asks several servers goes on to the next.
+    Refused,
+    /// There are no other zones for who asks here: NXDOMAIN. Who has no other server takes REFUSED for a failure, and asks again
+    /// for seconds.
+    Nothing,
 }
 
 /// What is asked about a host.

@@ -75,6 +75,27 @@ impl Place {
         };
         Some(Place { zone_labels: 4, what })
     }
+
+    /// A name that is none of ours, where there are no zones but ours.
+    pub(crate) fn of_root(labels: &[&[u8]]) -> Place {
+        let is_above = |zones: &[&[u8]]| {
+            labels.len() <= zones.len()
+                && labels
+                    .iter()
+                    .rev()
+                    .zip(zones.iter().rev())
+                    .all(|(one, other)| one.eq_ignore_ascii_case(other))
+        };
+        let what = match labels {
+            [] => What::Apex,
+            // Their "no" would be one for all names below.
+            _ if is_above(&[b"127", b"in-addr", b"arpa"]) || is_above(&[b"f", b"ip6", b"arpa"]) => {
+                What::Between
+            }
+            _ => What::Nothing,
+        };
+        Place { zone_labels: 0, what }
+    }
 }
 
 /// Names with anything in their labels that no host has are nobody's: so no label can be taken for two.

@@ -17,7 +17,7 @@ use hickory_resolver::{
     config::{ConnectionConfig, NameServerConfig, ResolverConfig},
     net::runtime::TokioRuntimeProvider,
 };
-use phantom_resolver::{Data, Lookup, NoAnswer, Wanted, respond, serve};
+use phantom_resolver::{Data, Elsewhere, Lookup, NoAnswer, Wanted, respond, serve};
 use proptest::prelude::*;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -168,6 +168,53 @@ async fn the_rest_of_the_world_is_refused() {
         assert_eq!(response.metadata.response_code, ResponseCode::Refused, "{name}");
         assert!(response.answers.is_empty() && response.authorities.is_empty());
     }
+}
+
+/// For whom there is nothing but these zones.
+struct Alone;
+
+impl Lookup for Alone {
+    fn lookup(&self, host: &str, wanted: Wanted) -> Result<Vec<Data>, NoAnswer> {
+        Book.lookup(host, wanted)
+    }
+
+    fn reverse(&self, address: IpAddr) -> Result<String, NoAnswer> {
+        Book.reverse(address)
+    }
+
+    fn elsewhere(&self) -> Elsewhere {
+        Elsewhere::Nothing
+    }
+}
+
+#[test]
+fn where_there_are_no_other_zones_nothing_is_there() {
+    let ask = |name: &str, wanted| {
+        let bytes = respond(Alone, &question(name, wanted).to_bytes().unwrap(), true).unwrap();
+        Message::from_bytes(&bytes).unwrap()
+    };
+    let long = format!("{}.{}com.", "x".repeat(49), "y.".repeat(99));
+    for (name, wanted, code) in [
+        ("example.com.", RecordType::A, ResponseCode::NXDomain),
+        ("com.", RecordType::AAAA, ResponseCode::NXDomain),
+        (&long, RecordType::A, ResponseCode::NXDomain),
+        ("8.8.8.8.in-addr.arpa.", RecordType::PTR, ResponseCode::NXDomain),
+        ("1.0.0.127.in-addr.arpa.", RecordType::PTR, ResponseCode::NXDomain),
+        ("0.127.in-addr.arpa.", RecordType::PTR, ResponseCode::NXDomain),
+        (".", RecordType::A, ResponseCode::NoError),
+        ("arpa.", RecordType::A, ResponseCode::NoError),
+        ("127.in-addr.ARPA.", RecordType::PTR, ResponseCode::NoError),
+        ("f.ip6.arpa.", RecordType::PTR, ResponseCode::NoError),
+    ] {
+        let response = ask(name, wanted);
+        assert_eq!(response.metadata.response_code, code, "{name}");
+        assert!(response.answers.is_empty() && response.metadata.authoritative, "{name}");
+        let authority = &response.authorities[0];
+        assert_eq!((authority.record_type(), authority.name.is_root()), (RecordType::SOA, true), "{name}");
+    }
+    assert_eq!(ask("known.ap.", RecordType::A).answers.len(), 1);
+    assert_eq!(ask("2.1.200.127.in-addr.arpa.", RecordType::PTR).answers.len(), 1);
+    assert_eq!(ask("com.", RecordType::AXFR).metadata.response_code, ResponseCode::Refused);
 }
 
 #[tokio::test]

@@ -13,6 +13,7 @@ PLACES = [
     "usr/lib/systemd/system/phantom.service",
     "usr/lib/sysusers.d/phantom.conf",
     "etc/phantom/phantom.toml",
+    "usr/share/phantom/apparmor",
     "usr/share/bash-completion/completions/phantom",
     "usr/share/zsh/vendor-completions/_phantom",
     "usr/share/fish/vendor_completions.d/phantom.fish",
@@ -77,14 +78,20 @@ def the_package_makes_a_user_keeps_a_changed_configuration_and_leaves_keys(t):
     user = re.search(r"^phantom:[^:]*:(\d+):(\d+):[^:]*:/var/lib/phantom:(\S+)$", (root / "etc/passwd").read_text(), re.M)
     assert user and int(user[1]) < 1000 and user[3].endswith("/nologin"), (root / "etc/passwd").read_text()
     assert not list((root / "etc").glob("systemd/system/*.wants/phantom.service")), "it was enabled unasked"
+    # An AppArmor that could not read the profile has not been given it; one that asks for it is.
+    profile = root / "etc/apparmor.d/phantom"
+    assert not profile.exists()
+    (root / "etc/apparmor.d/abi").mkdir(parents=True)
+    (root / "etc/apparmor.d/abi/4.0").touch()
     (root / "etc/phantom/phantom.toml").write_text("hops = 2\n")
     t.children.run(*dpkg, "--install", package)
     assert (root / "etc/phantom/phantom.toml").read_text() == "hops = 2\n"
+    assert "\n  userns,\n" in profile.read_text()
     key = root / "var/lib/phantom/node.key"
     key.parent.mkdir()
     key.write_text("a key")
     t.children.run(*dpkg, "--remove", "phantom")
-    assert not (root / "usr/bin/phantom").exists() and (root / "etc/phantom/phantom.toml").exists()
+    assert not (root / "usr/bin/phantom").exists() and not profile.exists() and (root / "etc/phantom/phantom.toml").exists()
     said = t.children.run(*dpkg, "--purge", "phantom").stdout
     assert not (root / "etc/phantom").exists() and key.exists() and "were kept" in said, said
 

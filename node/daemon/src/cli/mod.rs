@@ -25,6 +25,7 @@ mod run;
 mod running;
 mod say;
 mod service_manager;
+mod shell;
 mod status;
 mod unhost;
 mod up;
@@ -67,10 +68,11 @@ Examples:
   phantom up --join INVITATION    a node; programs use the proxy 127.0.0.1:9070
   phantom host 8000               publish a web server; needs a running `up`
   phantom run -- curl http://NAME.ap/   any program, under a seal
+  phantom shell                   a shell under that seal
   phantom status                  how the running node is
 
 Exit codes: 0 done, 1 could not be done, 2 wrong usage, 3 done, and the answer is no (lookup, ping, doctor).
-`run` ends with the program's own code.
+`run` and `shell` end with the program's own code.
 PHANTOM_LOG=debug shows what happens inside.";
 
 #[derive(Debug, Subcommand)]
@@ -80,6 +82,7 @@ enum Command {
     Unhost(unhost::Args),
     Visit(visit::Args),
     Run(run::Args),
+    Shell(shell::Args),
     Status(status::Args),
     Demo(demo::Args),
     Peers(peers::Args),
@@ -175,6 +178,7 @@ fn run(command: Command, logs: &Logs) -> anyhow::Result<ExitCode> {
     let threads = Threads::known();
     match command {
         Command::Run(args) => return threads.run(run::run(args)),
+        Command::Shell(args) => return threads.run(shell::run(args)),
         Command::RunIsland => Ok(crate::supervise::help()?),
         // What a node gives up it gives up before there are threads.
         Command::Up(args) => threads.run(up::prepare(*args, logs)?.run()),

@@ -1,33 +1,30 @@
 //! `phantom run`: a program whose sockets lead into the network and nowhere else.
 
+mod ending;
+mod handed_over;
+mod namespaces;
+mod program;
+
 use std::{
-    ffi::OsString,
+    ffi::{OsStr, OsString},
     io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
-    os::{
-        fd::{AsFd, OwnedFd},
-        unix::process::ExitStatusExt,
-    },
-    process::{Child, Command, ExitCode, ExitStatus},
+    os::fd::OwnedFd,
+    process::{Command, ExitCode},
     sync::Arc,
 };
 
 use anyhow::Context;
 use data_encoding::HEXLOWER;
 use nix::{
-    sys::{
-        prctl::set_child_subreaper,
-        signal::{Signal, kill},
-    },
+    sys::{prctl::set_child_subreaper, signal::Signal},
     unistd::Pid,
 };
 use phantom_policy::connect::Rules;
-use phantom_resolver::{Data, Lookup, NoAnswer, Wanted};
-use socket2::Domain;
+use phantom_resolver::{Data, Elsewhere, Lookup, NoAnswer, Wanted};
 use tokio::{
     net::{TcpListener, UdpSocket},
     runtime::Handle,
-    signal::unix::{SignalKind, signal},
     sync::Mutex,
     task::{JoinHandle, block_in_place, spawn_blocking},
 };
@@ -37,6 +34,11 @@ use crate::{
     doors::{LocalClient, has_no_ipv6, local_socket::ClientError},
     supervise::{Door, Island, Run, Sealed, start},
 };
+
+/// In the environment of a run, so that prompts can show it.
+const INSIDE: &str = "PHANTOM_RUN";
+/// What a shell says of a program that is there and cannot be started.
+const NOT_STARTED: u8 = 126;
 
 /// Run a program whose connections go through the network, and nowhere else
 ///
@@ -52,18 +54,35 @@ Examples:
 Exit codes: those of the program; 128 and the number of the signal that ended it; 127 there is no such program; 126 it
 cannot be started; 1 no node is running.")]
 pub(super) struct Args {
-    /// Services of this machine can be reached, too
-    #[arg(long)]
-    allow_local: bool,
     #[command(flatten)]
-    whom: Whom,
+    options: Options,
     /// The program, with what it is given
     #[arg(required = true, trailing_var_arg = true, value_name = "PROGRAM")]
     program: Vec<OsString>,
 }
 
+/// What is the same for any program.
+#[derive(Debug, clap::Args)]
+pub(super) struct Options {
+    /// Services of this machine can be reached, too
+    #[arg(long)]
+    allow_local: bool,
+    #[command(flatten)]
+    whom: Whom,
+}
+
 pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
-    nothing_is_connected()?;
+    let (name, arguments) = args.program.split_first().context("There is no program to run")?;
+    seal(&args.options, name, arguments).await
+}
+
+/// Runs a program to its end.
+pub(super) async fn seal(args: &Options, name: &OsStr, arguments: &[OsString]) -> anyhow::Result<ExitCode> {
+    handed_over::check()?;
+    if let Err(unfit) = program::check(name) {
+        eprintln!("phantom: {unfit}");
+        return Ok(ExitCode::from(NOT_STARTED));
+    }
     let mut node = args.whom.connect().await?;
     let user = node.user_of_node()?;
     let (door, token) = node.run().await?;
@@ -73,7 +92,8 @@ pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
         Ok((island, datagrams)) => (Some(island), datagrams.map(Some)),
         Err(error) => {
             eprintln!(
-                "phantom: the program gets no UDP sockets: this system lets users make no network namespaces ({error})."
+                "phantom: the program gets no UDP sockets: this system lets users make no network namespaces ({error}). {}",
+                namespaces::advice()
             );
             (None, [None, None])
         }
@@ -83,9 +103,8 @@ pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let commands = [args.whom.places(None), args.whom.places(args.whom.state.as_deref())].concat();
     let rules = Rules { allow_local: args.allow_local };
     let run = Run { door: Door { address: door, token, user }, names, island, rules, commands };
-    let (name, arguments) = args.program.split_first().context("There is no program to run")?;
     let mut command = Command::new(name);
-    command.args(arguments);
+    command.args(arguments).env(INSIDE, "1");
     // Processes that the program leaves behind stay ours: otherwise we could not look at what they ask for.
     set_child_subreaper(true)?;
     let sealed = match start(command) {
@@ -98,58 +117,26 @@ pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     };
     let (child, calls) = sealed.into_parts();
     let _until_this_process_ends = spawn_blocking(move || Sealed::supervise(calls, run));
-    let ended = until_end(child).await?;
+    let ended = ending::wait_for(Pid::from_raw(i32::try_from(child.id())?)).await?;
     answering.abort();
-    Ok(code(ended))
-}
-
-/// What is asked of us is asked of the program. A terminal asks both by itself.
-async fn until_end(mut child: Child) -> anyhow::Result<ExitStatus> {
-    let program = Pid::from_raw(i32::try_from(child.id())?);
-    let mut interrupted = signal(SignalKind::interrupt())?;
-    let (mut terminated, mut hung_up) = (signal(SignalKind::terminate())?, signal(SignalKind::hangup())?);
-    let mut ended = spawn_blocking(move || child.wait());
-    loop {
-        let asked = tokio::select! {
-            ended = &mut ended => return Ok(ended??),
-            _ = interrupted.recv() => continue,
-            _ = terminated.recv() => Signal::SIGTERM,
-            _ = hung_up.recv() => Signal::SIGHUP,
-        };
-        let _has_just_ended = kill(program, asked);
-    }
-}
-
-/// What the program is handed is its own already, whatever the seal says about sockets.
-fn nothing_is_connected() -> anyhow::Result<()> {
-    let (input, output, errors) = (io::stdin(), io::stdout(), io::stderr());
-    for (name, open) in [("input", input.as_fd()), ("output", output.as_fd()), ("error", errors.as_fd())] {
-        let family = socket2::SockRef::from(&open).domain();
-        let is_connection = family.is_ok_and(|family| [Domain::IPV4, Domain::IPV6].contains(&family));
-        anyhow::ensure!(
-            !is_connection,
-            "Standard {name} is a connection of the Internet, which a sealed program must not have. Give it another one, for \
-             example through cat: ... | phantom run -- PROGRAM | cat"
+    if ended.signal == Some(Signal::SIGSYS) {
+        eprintln!(
+            "phantom: the seal has ended the program: it made a call of 32 bits, which the seal does not know."
         );
     }
-    Ok(())
+    Ok(ExitCode::from(ended.code))
 }
 
 /// With the exit codes of a shell.
-fn not_started(program: &OsString, error: &io::Error) -> (u8, String) {
+fn not_started(program: &OsStr, error: &io::Error) -> (u8, String) {
     let program = program.display();
     match error.kind() {
         io::ErrorKind::NotFound => {
             (127, format!("There is no program {program}. Is it installed, and spelt right?"))
         }
-        io::ErrorKind::PermissionDenied => (126, format!("{program} may not be executed ({error})")),
-        _ => (126, format!("{program} cannot be started under the seal: {error}")),
+        io::ErrorKind::PermissionDenied => (NOT_STARTED, format!("{program} may not be executed ({error})")),
+        _ => (NOT_STARTED, format!("{program} cannot be started under the seal: {error}")),
     }
-}
-
-fn code(ended: ExitStatus) -> ExitCode {
-    let code = ended.code().or_else(|| ended.signal().map(|signal| 128 + signal)).unwrap_or(1);
-    ExitCode::from(u8::try_from(code).unwrap_or(1))
 }
 
 /// Answers the questions of the program, whichever name server it asks: over TCP where it says, over UDP with these sockets.
@@ -210,5 +197,9 @@ impl Lookup for Names {
 
     fn reverse(&self, address: IpAddr) -> Result<String, NoAnswer> {
         self.ask(async |node| node.run_address(address).await)?.ok_or(NoAnswer::NoSuchName)
+    }
+
+    fn elsewhere(&self) -> Elsewhere {
+        Elsewhere::Nothing
     }
 }

@@ -48,7 +48,8 @@ impl Island {
     pub fn new() -> io::Result<(Island, [OwnedFd; 2])> {
         let (run, theirs) = UnixStream::pair()?;
         let mut command = Command::new("/proc/self/exe");
-        command.arg(HELPER).stdin(Stdio::from(OwnedFd::from(theirs)));
+        // In a group of its own: what a terminal says to the program (Ctrl-C) is not said to the helper.
+        command.arg(HELPER).stdin(Stdio::from(OwnedFd::from(theirs))).process_group(0);
         let maps = [
             ("/proc/self/setgroups", "deny".to_owned()),
             ("/proc/self/uid_map", format!("0 {} 1", getuid())),

@@ -1,0 +1,115 @@
+//! Waiting for a program as a terminal expects it of whoever started it.
+//!
+//! A shell under the seal has process groups of its own, and gives the terminal to one or another. When it stops as a whole,
+//! so do we, for it is us whom the outer shell knows; when we go on, so does it. What ends without giving the terminal back,
+//! has it given back by us.
+
+use std::{io, os::fd::AsFd};
+
+use nix::{
+    errno::Errno,
+    sys::{
+        signal::{SigSet, Signal, kill, killpg, raise},
+        wait::{Id, WaitPidFlag, WaitStatus, waitid, waitpid},
+    },
+    unistd::{Pid, getpgid, getpgrp, tcgetpgrp, tcsetpgrp},
+};
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    task::spawn_blocking,
+};
+
+/// How a program ended, as a shell tells it: its code, or 128 and the number of the signal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Ended {
+    pub(super) code: u8,
+    pub(super) signal: Option<Signal>,
+}
+
+/// Waits for a child to end. What is asked of us meanwhile is asked of it; a terminal asks both by itself.
+pub(super) async fn wait_for(program: Pid) -> anyhow::Result<Ended> {
+    let (mut interrupted, mut quit) = (signal(SignalKind::interrupt())?, signal(SignalKind::quit())?);
+    let (mut terminated, mut hung_up) = (signal(SignalKind::terminate())?, signal(SignalKind::hangup())?);
+    let mut ended = spawn_blocking(move || watch(program));
+    loop {
+        let asked = tokio::select! {
+            ended = &mut ended => return Ok(ended??),
+            _ = interrupted.recv() => continue,
+            _ = quit.recv() => continue,
+            _ = terminated.recv() => Signal::SIGTERM,
+            _ = hung_up.recv() => Signal::SIGHUP,
+        };
+        let _has_just_ended = kill(program, asked);
+    }
+}
+
+fn watch(program: Pid) -> io::Result<Ended> {
+    loop {
+        let changed = WaitPidFlag::WEXITED | WaitPidFlag::WSTOPPED | WaitPidFlag::WNOWAIT;
+        match waitid(Id::Pid(program), changed) {
+            Err(Errno::EINTR) => continue,
+            told => told?,
+        };
+        // As long as nobody has asked how it ended, it has a group.
+        let group = getpgid(Some(program))?;
+        match waitpid(program, Some(WaitPidFlag::WUNTRACED | WaitPidFlag::WNOHANG))? {
+            WaitStatus::Exited(_, code) => {
+                take_terminal_from(group);
+                return Ok(Ended { code: u8::try_from(code).unwrap_or(1), signal: None });
+            }
+            WaitStatus::Signaled(_, signal, _) => {
+                take_terminal_from(group);
+                let code = u8::try_from(128 + signal as i32).unwrap_or(1);
+                return Ok(Ended { code, signal: Some(signal) });
+            }
+            // One of our own group is stopped and woken by whoever does that to us.
+            WaitStatus::Stopped(..) if group != getpgrp() => {
+                raise(Signal::SIGSTOP)?;
+                give_terminal_to(group);
+                let _has_just_ended = killpg(group, Signal::SIGCONT);
+            }
+            _ => {}
+        }
+    }
+}
+
+/// Only if it is ours.
+fn give_terminal_to(group: Pid) {
+    let terminal = io::stdin();
+    if tcgetpgrp(terminal.as_fd()) == Ok(getpgrp()) {
+        let _is_its_own_affair = tcsetpgrp(terminal.as_fd(), group);
+    }
+}
+
+/// If this group has it still.
+fn take_terminal_from(group: Pid) {
+    let terminal = io::stdin();
+    if group == getpgrp() || tcgetpgrp(terminal.as_fd()) != Ok(group) {
+        return;
+    }
+    // Who is not in the foreground is stopped for this, unless the signal is blocked.
+    let mut stops = SigSet::empty();
+    stops.add(Signal::SIGTTOU);
+    if stops.thread_block().is_ok() {
+        let _is_gone = tcsetpgrp(terminal.as_fd(), getpgrp());
+        let _as_before = stops.thread_unblock();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+
+    use super::*;
+
+    async fn ends(script: &str) -> Ended {
+        let child = Command::new("sh").args(["-c", script]).spawn().unwrap();
+        wait_for(Pid::from_raw(child.id() as i32)).await.unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_program_ends_with_its_code_or_its_signal() {
+        assert_eq!(ends("exit 7").await, Ended { code: 7, signal: None });
+        assert_eq!(ends("kill -TERM $$").await, Ended { code: 143, signal: Some(Signal::SIGTERM) });
+    }
+}
