@@ -16,10 +16,7 @@ use std::{
 
 use anyhow::Context;
 use data_encoding::HEXLOWER;
-use nix::{
-    sys::{prctl::set_child_subreaper, signal::Signal},
-    unistd::Pid,
-};
+use nix::sys::{prctl::set_child_subreaper, signal::Signal};
 use phantom_policy::connect::Rules;
 use phantom_resolver::{Data, Elsewhere, Lookup, NoAnswer, Wanted};
 use tokio::{
@@ -117,7 +114,7 @@ pub(super) async fn seal(args: &Options, name: &OsStr, arguments: &[OsString]) -
     };
     let (child, calls) = sealed.into_parts();
     let _until_this_process_ends = spawn_blocking(move || Sealed::supervise(calls, run));
-    let ended = ending::wait_for(Pid::from_raw(i32::try_from(child.id())?)).await?;
+    let ended = ending::wait_for(child).await?;
     answering.abort();
     if ended.signal == Some(Signal::SIGSYS) {
         eprintln!(

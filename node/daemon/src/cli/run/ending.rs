@@ -4,7 +4,7 @@
 //! so do we, for it is us whom the outer shell knows; when we go on, so does it. What ends without giving the terminal back,
 //! has it given back by us.
 
-use std::{io, os::fd::AsFd};
+use std::{io, os::fd::AsFd, process::Child};
 
 use nix::{
     errno::Errno,
@@ -27,7 +27,8 @@ pub(super) struct Ended {
 }
 
 /// Waits for a child to end. What is asked of us meanwhile is asked of it; a terminal asks both by itself.
-pub(super) async fn wait_for(program: Pid) -> anyhow::Result<Ended> {
+pub(super) async fn wait_for(child: Child) -> anyhow::Result<Ended> {
+    let program = Pid::from_raw(i32::try_from(child.id())?);
     let (mut interrupted, mut quit) = (signal(SignalKind::interrupt())?, signal(SignalKind::quit())?);
     let (mut terminated, mut hung_up) = (signal(SignalKind::terminate())?, signal(SignalKind::hangup())?);
     let mut ended = spawn_blocking(move || watch(program));
@@ -103,8 +104,7 @@ mod tests {
     use super::*;
 
     async fn ends(script: &str) -> Ended {
-        let child = Command::new("sh").args(["-c", script]).spawn().unwrap();
-        wait_for(Pid::from_raw(child.id() as i32)).await.unwrap()
+        wait_for(Command::new("sh").args(["-c", script]).spawn().unwrap()).await.unwrap()
     }
 
     #[tokio::test]
