@@ -45,8 +45,8 @@ static void told(const char *what, int is_right, const char *format, ...) {
 }
 
 #define UNTOUCHED 1234
-#define RIGHT(what, test) do { errno = UNTOUCHED; int right = (test); told(what, right, "line %d: %s, errno %d", __LINE__, #test, errno); } while (0)
-#define KEEPS(what, test) do { errno = UNTOUCHED; int right = (test); told(what, right && errno == UNTOUCHED, "line %d: %s, errno %d", __LINE__, #test, errno); } while (0)
+#define RIGHT(what, test) do { errno = UNTOUCHED; int is_right = (test); told(what, is_right, "line %d: %s, errno %d", __LINE__, #test, errno); } while (0)
+#define KEEPS(what, test) do { errno = UNTOUCHED; int is_right = (test); told(what, is_right && errno == UNTOUCHED, "line %d: %s, errno %d", __LINE__, #test, errno); } while (0)
 #define FAILS(what, with, call) do { errno = 0; long got = (long)(call); told(what, got == -1 && errno == (with), "line %d: %s gave %ld, errno %d", __LINE__, #call, got, errno); } while (0)
 
 static struct sockaddr *to4(int port) { v4.sin_port = htons(port); return (struct sockaddr *)&v4; }
