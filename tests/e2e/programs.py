@@ -158,6 +158,7 @@ def ssh_server(t, program):
     (t.folder / "sshd.conf").write_text(
         f"Port {port}\nListenAddress 127.0.0.1\nHostKey {t.folder}/host\nAuthorizedKeysFile {t.folder}/allowed\nPidFile none\n"
         f"StrictModes no\nUsePAM no\nPasswordAuthentication no\nAllowUsers {getpass.getuser()}\nPermitRootLogin prohibit-password\n"
+        "Subsystem sftp internal-sftp\n"
     )
     t.children.start("sshd", program, "-D", "-e", "-f", t.folder / "sshd.conf")
     return port
