@@ -26,13 +26,16 @@ const OPCODE: u8 = 0x78;
 
 /// How a message came.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Transport {
+pub enum Transport {
+    /// What does not fit is cut off.
     Udp,
+    /// All fits.
     Tcp,
 }
 
 /// Answers over somebody's look-ups.
-pub(crate) struct Answers<L> {
+#[derive(Debug)]
+pub struct Answers<L> {
     lookup: L,
 }
 
@@ -63,12 +66,13 @@ impl Answer {
 }
 
 impl<L: Lookup> Answers<L> {
-    pub(crate) fn new(lookup: L) -> Answers<L> {
+    /// Asks there.
+    pub fn new(lookup: L) -> Answers<L> {
         Answers { lookup }
     }
 
     /// The response to a message, if it gets one.
-    pub(crate) fn respond(&self, bytes: &[u8], transport: Transport) -> Option<Vec<u8>> {
+    pub fn respond(&self, bytes: &[u8], transport: Transport) -> Option<Vec<u8>> {
         let header = bytes.first_chunk::<HEADER>()?;
         let [_, _, flags, _, question_count @ .., _, _, _, _, _, _] = header;
         if flags & IS_RESPONSE != 0 {

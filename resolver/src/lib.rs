@@ -22,7 +22,7 @@ use tokio::{
     task::JoinSet,
 };
 
-use answer::Answers;
+pub use answer::{Answers, Transport};
 
 /// Where answers come from.
 pub trait Lookup: Send + Sync + 'static {
@@ -124,9 +124,14 @@ pub async fn serve(udp: UdpSocket, tcp: TcpListener, lookup: impl Lookup) -> io:
     }
 }
 
+/// Serves TCP until the future is dropped. Whoever has datagrams of his own answers them by [`Answers::respond`].
+pub async fn serve_tcp<L: Lookup>(tcp: TcpListener, answers: Arc<Answers<L>>) -> io::Error {
+    tcp::serve(tcp, answers).await
+}
+
 /// For tests and fuzzing: what a message is answered with, by UDP or by TCP. Nothing if it is no question at all.
 #[doc(hidden)]
 pub fn respond(lookup: impl Lookup, message: &[u8], by_udp: bool) -> Option<Vec<u8>> {
-    let transport = if by_udp { answer::Transport::Udp } else { answer::Transport::Tcp };
+    let transport = if by_udp { Transport::Udp } else { Transport::Tcp };
     Answers::new(lookup).respond(message, transport)
 }

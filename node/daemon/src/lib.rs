@@ -7,6 +7,7 @@ pub mod daemon;
 pub mod demo;
 pub mod doors;
 pub mod folders;
+mod frames;
 pub mod hidden;
 pub mod link;
 pub mod outward;

@@ -7,6 +7,8 @@ pub struct Errno(pub u8);
 impl Errno {
     /// Not permitted.
     pub const EPERM: Errno = Errno(1);
+    /// Try again: there is no room.
+    pub const EAGAIN: Errno = Errno(11);
     /// Permission denied.
     pub const EACCES: Errno = Errno(13);
     /// Protocol not supported.

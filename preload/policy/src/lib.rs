@@ -7,14 +7,12 @@
 //! - [`connect`]: where a call may lead: into the network, to the names, to the machine itself, or nowhere.
 //! - [`mark`]: what a socket says about itself to whoever looks at it later, in this process or in another one.
 //! - [`frame`]: what a run and its node say to each other.
-//! - [`door`]: what is said at the door that the node opens for a run.
 //! - [`call`]: what the library inside a program says to its run.
 //! - [`errno`]: the answers of the system that a program may get, each with its reason.
 #![no_std]
 
 pub mod call;
 pub mod connect;
-pub mod door;
 pub mod errno;
 pub mod frame;
 pub mod mark;

@@ -18,7 +18,7 @@ use crate::{
     confinement::{Extent, Files, Report},
     demo::{Demo, fewest_nodes},
     doors::{
-        BindError, Doors, RunsDoor, bind_sockets, bind_socks,
+        BindError, Doors, bind_sockets, bind_socks,
         local_socket::{demo_places, make_folders},
     },
 };
@@ -117,11 +117,8 @@ impl Prepared {
         Vec::new()
     });
         let address = socks.local_addr()?;
-        let doors = open(
-            &started.client,
-            Doors { socks: Some(socks), runs: Some(RunsDoor::bind().await?), sockets, ..Doors::default() },
-            confinement,
-        );
+        let doors =
+            open(&started.client, Doors { socks: Some(socks), sockets, ..Doors::default() }, confinement);
         print(&started, address, hops).await;
         let (site, invitation) = (started.url.as_str(), started.invitation.as_str());
         let pid = std::process::id();

@@ -99,7 +99,7 @@ enum Command {
 }
 
 /// The `--state` of commands that speak to a running node.
-#[derive(Debug, clap::Args)]
+#[derive(Clone, Debug, clap::Args)]
 struct Whom {
     /// The state folder that the node was started with, if it was given one
     #[arg(long, value_name = "DIR")]

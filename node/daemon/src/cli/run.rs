@@ -8,30 +8,31 @@ mod program;
 use std::{
     ffi::{OsStr, OsString},
     io,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
-    os::fd::OwnedFd,
+    net::{IpAddr, Ipv6Addr},
     process::{Command, ExitCode},
     sync::Arc,
+    time::Duration,
 };
 
 use anyhow::Context;
-use data_encoding::HEXLOWER;
-use nix::sys::{prctl::set_child_subreaper, signal::Signal};
+use nix::{
+    errno::Errno,
+    sys::{prctl::set_child_subreaper, signal::Signal},
+};
 use phantom_policy::connect::Rules;
-use phantom_resolver::{Data, Elsewhere, Lookup, NoAnswer, Wanted};
+use phantom_resolver::{Answers, Data, Elsewhere, Lookup, NoAnswer, Wanted};
 use tokio::{
-    net::{TcpListener, UdpSocket},
+    net::TcpListener,
     runtime::Handle,
-    sync::Mutex,
-    task::{JoinHandle, block_in_place, spawn_blocking},
+    task::{block_in_place, spawn_blocking},
+    time::timeout,
 };
 
 use super::Whom;
-use crate::{
-    doors::{LocalClient, has_no_ipv6, local_socket::ClientError},
-    supervise::{Door, Island, Run, Sealed, start},
-};
+use crate::supervise::{self, Again, Conversation, Land, NameServers, Run, start, supervise};
 
+/// A node that does not answer for so long is not there.
+const PATIENCE: Duration = Duration::from_secs(5);
 /// In the environment of a run, so that prompts can show it.
 const INSIDE: &str = "PHANTOM_RUN";
 /// What a shell says of a program that is there and cannot be started.
@@ -80,31 +81,16 @@ pub(super) async fn seal(args: &Options, name: &OsStr, arguments: &[OsString]) -
         eprintln!("phantom: {unfit}");
         return Ok(ExitCode::from(NOT_STARTED));
     }
-    let mut node = args.whom.connect().await?;
-    let user = node.user_of_node()?;
-    let (door, token) = node.run().await?;
-    let token = HEXLOWER.decode(token.as_bytes()).ok().and_then(|token| token.try_into().ok());
-    let token = token.context("The node gave an answer that this command does not understand")?;
-    let (island, datagrams) = match Island::new() {
-        Ok((island, datagrams)) => (Some(island), datagrams.map(Some)),
-        Err(error) => {
-            eprintln!(
-                "phantom: the program gets no UDP sockets: this system lets users make no network namespaces ({error}). {}",
-                namespaces::advice()
-            );
-            (None, [None, None])
-        }
-    };
-    let (names, answering) =
-        serve_names(node, datagrams).await.context("The program's names cannot be served")?;
+    let (own, _, begun) = args.whom.connect().await?.run(None).await?;
     let commands = [args.whom.places(None), args.whom.places(args.whom.state.as_deref())].concat();
-    let rules = Rules { allow_local: args.allow_local };
-    let run = Run { door: Door { address: door, token, user }, names, island, rules, commands };
+    let conversation = Arc::new(Conversation::new(begun, again(args.whom.clone(), Handle::current()))?);
+    let (land, name_servers) = land(own)?;
+    serve_names(name_servers, conversation.clone()).context("The program's names cannot be served")?;
     let mut command = Command::new(name);
     command.args(arguments).env(INSIDE, "1");
     // Processes that the program leaves behind stay ours: otherwise we could not look at what they ask for.
     set_child_subreaper(true)?;
-    let sealed = match start(command) {
+    let sealed = match start(command, &land) {
         Ok(sealed) => sealed,
         Err(error) => {
             let (code, what) = not_started(name, &error);
@@ -113,15 +99,40 @@ pub(super) async fn seal(args: &Options, name: &OsStr, arguments: &[OsString]) -
         }
     };
     let (child, calls) = sealed.into_parts();
-    let _until_this_process_ends = spawn_blocking(move || Sealed::supervise(calls, run));
+    let rules = Rules { allow_local: args.allow_local };
+    let run = Run { land, conversation, rules, commands, runtime: Handle::current() };
+    let _until_this_process_ends = spawn_blocking(move || supervise(calls, run));
     let ended = ending::wait_for(child).await?;
-    answering.abort();
     if ended.signal == Some(Signal::SIGSYS) {
         eprintln!(
             "phantom: the seal has ended the program: it made a call of 32 bits, which the seal does not know."
         );
     }
     Ok(ExitCode::from(ended.code))
+}
+
+/// Begins the run once more: the node may have been started again.
+fn again(whom: Whom, runtime: Handle) -> Again {
+    Box::new(move || {
+        let begun = runtime.block_on(async {
+            let begin = async { anyhow::Ok(whom.connect().await?.run(None).await?) };
+            timeout(PATIENCE, begin).await.map_err(io::Error::from)?.map_err(io::Error::other)
+        });
+        begun.map(|(_, _, stream)| stream)
+    })
+}
+
+fn land(own: Ipv6Addr) -> anyhow::Result<(Land, NameServers)> {
+    match Land::island(own) {
+        Ok(island) => Ok(island),
+        Err(error) => {
+            eprintln!(
+                "phantom: the program gets no UDP sockets: this system lets users make no network namespaces ({error}). {}",
+                namespaces::advice()
+            );
+            Land::loopback().context("No sockets can be made for the program")
+        }
+    }
 }
 
 /// With the exit codes of a shell.
@@ -136,55 +147,34 @@ fn not_started(program: &OsStr, error: &io::Error) -> (u8, String) {
     }
 }
 
-/// Answers the questions of the program, whichever name server it asks: over TCP where it says, over UDP with these sockets.
-async fn serve_names(
-    node: LocalClient,
-    datagrams: [Option<OwnedFd>; 2],
-) -> io::Result<(SocketAddr, JoinHandle<()>)> {
-    let v4 = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
-    let address = v4.local_addr()?;
-    let v6 = match TcpListener::bind((Ipv6Addr::LOCALHOST, address.port())).await {
-        // Then no program asks over it, either.
-        Err(error) if has_no_ipv6(&error) => TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?,
-        bound => bound?,
-    };
-    let names = Names(Arc::new(Mutex::new(node)));
-    let mut serving = Vec::new();
-    for (tcp, datagrams) in [v4, v6].into_iter().zip(datagrams) {
-        let udp = match datagrams {
-            Some(socket) => UdpSocket::from_std(socket.into())?,
-            None => UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await?,
-        };
-        serving.push(phantom_resolver::serve(udp, tcp, names.clone()));
+/// Answers the questions of the program, whichever name server it asks.
+fn serve_names(servers: NameServers, conversation: Arc<Conversation>) -> io::Result<()> {
+    let answers = Arc::new(Answers::new(Names(conversation)));
+    for listener in servers.tcp {
+        listener.set_nonblocking(true)?;
+        tokio::spawn(phantom_resolver::serve_tcp(TcpListener::from_std(listener)?, answers.clone()));
     }
-    let answering = tokio::spawn(async move {
-        let _as_long_as_the_run = futures_util::future::join_all(serving).await;
-    });
-    Ok((address, answering))
+    supervise::serve_names(servers.udp, &answers)
 }
 
 /// The names of the run's isolation group, which the node knows.
-#[derive(Clone)]
-struct Names(Arc<Mutex<LocalClient>>);
+struct Names(Arc<Conversation>);
 
 impl Names {
     /// The library does not wait for answers. What is asked here is on this machine and answers at once, and its task
     /// makes room for others.
     fn ask<T>(
         &self,
-        question: impl AsyncFnOnce(&mut LocalClient) -> Result<T, ClientError>,
+        question: impl FnOnce(&Conversation) -> Result<Option<T>, Errno>,
     ) -> Result<T, NoAnswer> {
-        let asked = async { question(&mut *self.0.lock().await).await };
-        block_in_place(|| Handle::current().block_on(asked)).map_err(|error| match error {
-            ClientError::Refused(_) => NoAnswer::NoSuchName,
-            _ => NoAnswer::Failed,
-        })
+        let answer = block_in_place(|| question(&self.0)).map_err(|_| NoAnswer::Failed)?;
+        answer.ok_or(NoAnswer::NoSuchName)
     }
 }
 
 impl Lookup for Names {
     fn lookup(&self, host: &str, wanted: Wanted) -> Result<Vec<Data>, NoAnswer> {
-        let (address, alias) = self.ask(async |node| node.run_name(host).await)?;
+        let (address, alias) = self.ask(|node| node.addresses_of(host))?;
         match wanted {
             Wanted::A => alias.map(|alias| vec![Data::A(alias)]).ok_or(NoAnswer::Failed),
             Wanted::Aaaa => Ok(vec![Data::Aaaa(address)]),
@@ -193,7 +183,7 @@ impl Lookup for Names {
     }
 
     fn reverse(&self, address: IpAddr) -> Result<String, NoAnswer> {
-        self.ask(async |node| node.run_address(address).await)?.ok_or(NoAnswer::NoSuchName)
+        self.ask(|node| node.name_of(address))
     }
 
     fn elsewhere(&self) -> Elsewhere {

@@ -36,8 +36,7 @@ use crate::{
     daemon::{Config, Daemon},
     demo::local_network,
     doors::{
-        DnsAnswers, DnsPort, Doors, MetricsPort, RunsDoor, Service, TransparentPort, bind_sockets,
-        bind_socks,
+        DnsAnswers, DnsPort, Doors, MetricsPort, Service, TransparentPort, bind_sockets, bind_socks,
         local_socket::{make_folders, node_places},
     },
     hidden,
@@ -258,8 +257,6 @@ impl Prepared<'_> {
         let mut doors = self.doors;
         let daemon = Daemon::start(self.config).await?;
         doors.sockets = bind_sockets(&node_places(&self.state)).await?;
-        doors.runs =
-            Some(RunsDoor::bind().await.context("There is no port for programs under `phantom run`")?);
         let configured = if self.named.is_none() { self.file.state.clone() } else { None };
         let is_default = doors.sockets.iter().any(|socket| socket.is_default(configured.as_deref()));
         let facts = Facts {

@@ -1,7 +1,7 @@
 //! The doors of a node: where local programs come in (PROTOCOL §8).
 //!
-//! For programs the proxy port, DNS for `.ap`, the transparent port, and the port of runs; for monitoring the metrics; for
-//! the command line the local socket. A door knows the node only as a [`NodeHandle`].
+//! For programs the proxy port, DNS for `.ap` and the transparent port; for monitoring the metrics; for the command line,
+//! and for programs under `phantom run`, the local socket. A door knows the node only as a [`NodeHandle`].
 
 mod access;
 mod datagrams;
@@ -52,7 +52,7 @@ pub use port::{LocalPort, PortError};
 pub use reach::{Ended, FirstLink, LookedUp, Pinged};
 pub use records::Records;
 pub use running::{Ports, RunningNode};
-pub use runs::{RunHandle, Runs, RunsDoor};
+pub use runs::{Begun, Runs};
 pub use socks::SocksDoor;
 pub use status::{Link, Paths, Quota, ReadyPath, Service, Status};
 pub use transparent::TransparentPort;
@@ -319,8 +319,6 @@ pub struct Doors {
     pub transparent: Option<TransparentPort>,
     /// For monitoring.
     pub metrics: Option<MetricsPort>,
-    /// For programs under `phantom run`.
-    pub runs: Option<RunsDoor>,
     /// For the command line.
     pub sockets: Vec<LocalSocket>,
     /// Clients of the proxy port know Tor's codes F0 to F7.
@@ -333,7 +331,8 @@ impl Doors {
     /// Serves everything until the future is dropped.
     pub async fn serve<N: CommandHandle>(self, node: Arc<N>) {
         let names = self.names;
-        let runs = Arc::new(Runs::new(names.clone()));
+        let wishes = Arc::new(Wishes::default());
+        let runs = Arc::new(Runs::new(node.clone(), names.clone(), wishes.clone()));
         let sockets =
             join_all(self.sockets.into_iter().map(|socket| socket.serve(node.clone(), runs.clone())));
         let dns = async {
@@ -341,7 +340,6 @@ impl Doors {
                 port.serve(names.clone()).await;
             }
         };
-        let wishes = Arc::new(Wishes::default());
         let metrics = async {
             if let Some(port) = self.metrics {
                 port.serve(node.clone(), wishes.clone()).await;
@@ -349,11 +347,6 @@ impl Doors {
         };
         let (proxy, door) = (proxy(self.extended_errors), SocksDoor::new(node.clone(), names.clone()));
         let door = Arc::new(Counted::new(door, wishes.clone()));
-        let runs_door = async {
-            if let Some(port) = self.runs {
-                runs.clone().serve(port, door.clone()).await;
-            }
-        };
         let transparent = async {
             if let Some(port) = self.transparent {
                 port.serve(&proxy, door.clone()).await;
@@ -374,7 +367,7 @@ impl Doors {
                 }
             }
         };
-        tokio::join!(sockets, socks, dns, transparent, metrics, runs_door);
+        tokio::join!(sockets, socks, dns, transparent, metrics);
     }
 }
 

@@ -190,7 +190,7 @@ pub(super) fn group(isolation: &Isolation) -> String {
 }
 
 /// Why a service was not reached. A connection that ended while it was opened, or a busy host, is a failure like any other.
-fn reason(error: &io::Error) -> DialError {
+pub(super) fn reason(error: &io::Error) -> DialError {
     let Some(refusal) = refusal(error) else { return io::Error::from(error.kind()).into() };
     match refusal {
         Refusal::Refused => DialError::Refused,

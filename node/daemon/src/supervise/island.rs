@@ -1,52 +1,68 @@
-//! Where a program's datagram sockets live: a network namespace of the run's own, in which nothing is but a loopback device
-//! that takes every address for its own.
+//! A network namespace of the run's own, in which nothing is but a loopback device. Whatever a program does with a socket
+//! that was made there, nothing of it leaves: there is no other interface, and no filter has to see into messages.
 //!
-//! Binding a socket to the loopback interface keeps TCP on this machine, but not UDP over IPv4: a message may name another
-//! interface (`IP_PKTINFO`), and the kernel believes it. A filter cannot see into messages. So these sockets are made where
-//! there is no other interface. Whichever name server a program asks, it asks ours: all addresses are there.
-//!
-//! The namespace belongs to a helper, which makes a socket there whenever it is asked, and hands it over. It needs no
-//! privileges where the system lets users make namespaces; where it does not, programs get no datagram sockets.
-#![allow(unsafe_code)] // a child between fork and exec, and one call without a wrapper; each says why it is sound
+//! The program itself stays where it is, with its files, its user and its UNIX sockets; its sockets come from there. The
+//! namespace belongs to a [`helper`](super::helper), which makes them. It needs no privileges where the system lets users
+//! make namespaces.
+#![allow(unsafe_code)] // a child between fork and exec, which says why it is sound
 
 use std::{
+    collections::{HashMap, VecDeque},
     fs,
-    io::{self, Read, Write},
-    net::{Ipv4Addr, Ipv6Addr, SocketAddr},
+    io::{self, ErrorKind, Write},
+    net::{Ipv6Addr, TcpListener},
     os::{
-        fd::{AsRawFd, OwnedFd},
+        fd::OwnedFd,
         unix::{net::UnixStream, process::CommandExt},
     },
     process::{Child, Command, Stdio},
-    sync::{Mutex, PoisonError},
+    sync::Mutex,
 };
 
 use nix::{
+    errno::Errno,
     sched::{CloneFlags, unshare},
-    sys::socket::{AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, send, socket},
     unistd::{getgid, getuid},
 };
-use phantom_policy::socket::{INET, INET6};
 
-use super::{receive, send_descriptor};
+use super::{
+    errno,
+    helper::{HELPER, Request},
+    lock,
+};
+use crate::frames::receive;
 
-/// The hidden subcommand that is the helper.
-pub const HELPER: &str = "run-island";
-
-/// Where names are asked for.
-const DNS: u16 = 53;
+/// Sockets that are made at once, so that few programs have to wait for the helper.
+const BATCH: u8 = 16;
 
 /// A namespace with its helper, which ends with this.
 #[derive(Debug)]
-pub struct Island {
-    helper: Mutex<UnixStream>,
+pub(super) struct Island {
+    helper: Mutex<Helper>,
     child: Child,
 }
 
+#[derive(Debug)]
+struct Helper {
+    conversation: UnixStream,
+    /// Sockets that nobody has asked for yet, by family, kind and protocol.
+    ready: HashMap<(i32, i32, i32), VecDeque<OwnedFd>>,
+}
+
+/// Sockets of ours in there.
+#[derive(Debug)]
+pub(super) struct Ports {
+    pub(super) meeting: (TcpListener, Option<TcpListener>),
+    /// Name servers, over TCP.
+    pub(super) names: (TcpListener, Option<TcpListener>),
+    /// Name servers, over UDP.
+    pub(super) datagrams: Vec<OwnedFd>,
+}
+
 impl Island {
-    /// Makes one. Also returns its name server's sockets, of both families, which listen at every address.
-    pub fn new() -> io::Result<(Island, [OwnedFd; 2])> {
-        let (run, theirs) = UnixStream::pair()?;
+    /// Makes one, in which the run has this address.
+    pub(super) fn new(own: Ipv6Addr) -> io::Result<(Island, Ports)> {
+        let (mut run, theirs) = UnixStream::pair()?;
         let mut command = Command::new("/proc/self/exe");
         // In a group of its own: what a terminal says to the program (Ctrl-C) is not said to the helper.
         command.arg(HELPER).stdin(Stdio::from(OwnedFd::from(theirs))).process_group(0);
@@ -64,23 +80,73 @@ impl Island {
         unsafe { command.pre_exec(move_out) };
         let child = command.spawn()?;
         drop(command);
-        let names = [receive(&run), receive(&run)];
+        let prepared = run.write_all(&own.octets()).and_then(|()| ports(&run));
+        let helper = Mutex::new(Helper { conversation: run, ready: HashMap::new() });
         // From now on the helper is not forgotten, whatever went wrong.
-        let island = Island { helper: Mutex::new(run), child };
-        let [v4, v6] = names;
-        Ok((island, [v4?, v6?]))
+        let island = Island { helper, child };
+        Ok((island, prepared?))
     }
 
-    /// A datagram socket of this family.
-    pub(super) fn socket(&self, family: i32) -> io::Result<OwnedFd> {
-        let mut helper = self.lock();
-        helper.write_all(&[family as u8])?;
-        receive(&helper)
+    /// A socket that was made there.
+    pub(super) fn socket(&self, family: i32, kind: i32, protocol: i32) -> Result<OwnedFd, Errno> {
+        let mut helper = lock(&self.helper);
+        let ready = helper.ready.get_mut(&(family, kind, protocol));
+        if let Some(socket) = ready.and_then(VecDeque::pop_front) {
+            return Ok(socket);
+        }
+        // Those of other kinds are seldom asked for.
+        let count = if family == libc::AF_NETLINK { 1 } else { BATCH };
+        let mut made =
+            helper.ask(Request { family, kind, protocol, count }).map_err(|error| errno(&error))?;
+        let socket = made.pop_front().ok_or(Errno::ENETDOWN)?;
+        helper.ready.insert((family, kind, protocol), made);
+        Ok(socket)
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, UnixStream> {
-        self.helper.lock().unwrap_or_else(PoisonError::into_inner)
+    /// A process that lives there.
+    pub(super) fn process(&self) -> String {
+        self.child.id().to_string()
     }
+}
+
+impl Helper {
+    fn ask(&mut self, request: Request) -> io::Result<VecDeque<OwnedFd>> {
+        self.conversation.write_all(&request.encode())?;
+        answer(&self.conversation)
+    }
+}
+
+/// An error number, 0 for none, and the sockets.
+fn answer(helper: &UnixStream) -> io::Result<VecDeque<OwnedFd>> {
+    let (mut error, mut sockets) = ([0], VecDeque::new());
+    match (receive(helper, &mut error, &mut sockets)?, error) {
+        (0, _) => Err(ErrorKind::UnexpectedEof.into()),
+        (_, [0]) => Ok(sockets),
+        (_, [error]) => Err(io::Error::from_raw_os_error(error.into())),
+    }
+}
+
+fn ports(helper: &UnixStream) -> io::Result<Ports> {
+    let of_one_family = || -> io::Result<_> {
+        let mut sockets = answer(helper)?;
+        let [meeting, names, datagrams] = [sockets.pop_front(), sockets.pop_front(), sockets.pop_front()];
+        let missing = || io::Error::from(ErrorKind::UnexpectedEof);
+        let listener = |socket: Option<OwnedFd>| socket.map(TcpListener::from).ok_or_else(missing);
+        Ok((listener(meeting)?, listener(names)?, datagrams.ok_or_else(missing)?))
+    };
+    let (meeting, names, datagrams) = of_one_family()?;
+    let mut ports = Ports { meeting: (meeting, None), names: (names, None), datagrams: vec![datagrams] };
+    match of_one_family() {
+        Ok((meeting, names, datagrams)) => {
+            ports.meeting.1 = Some(meeting);
+            ports.names.1 = Some(names);
+            ports.datagrams.push(datagrams);
+        }
+        // This machine has no IPv6.
+        Err(error) if error.raw_os_error().is_some() => {}
+        Err(error) => return Err(error),
+    }
+    Ok(ports)
 }
 
 impl Drop for Island {
@@ -88,93 +154,4 @@ impl Drop for Island {
         let _has_ended = self.child.kill();
         let _has_ended = self.child.wait();
     }
-}
-
-/// The helper: in its namespace already, its standard input is the conversation with the run.
-pub fn help() -> io::Result<()> {
-    raise_loopback()?;
-    every_address_is_here()?;
-    let mut run = UnixStream::from(OwnedFd::try_clone_from_stdin()?);
-    for everywhere in [(Ipv4Addr::UNSPECIFIED, DNS).into(), SocketAddr::from((Ipv6Addr::UNSPECIFIED, DNS))] {
-        send_descriptor(&run, &name_server(everywhere)?)?;
-    }
-    let mut family = [0];
-    while run.read_exact(&mut family).is_ok() {
-        let family = if i32::from(family[0]) == INET { INET } else { INET6 };
-        let made = socket2::Socket::new(family.into(), socket2::Type::DGRAM, None)?;
-        send_descriptor(&run, &made.into())?;
-    }
-    Ok(())
-}
-
-trait FromStdin: Sized {
-    fn try_clone_from_stdin() -> io::Result<Self>;
-}
-
-impl FromStdin for OwnedFd {
-    fn try_clone_from_stdin() -> io::Result<OwnedFd> {
-        use std::os::fd::AsFd;
-        io::stdin().as_fd().try_clone_to_owned()
-    }
-}
-
-fn name_server(everywhere: SocketAddr) -> io::Result<OwnedFd> {
-    let made = socket2::Socket::new(socket2::Domain::for_address(everywhere), socket2::Type::DGRAM, None)?;
-    if everywhere.is_ipv6() {
-        made.set_only_v6(true)?;
-    }
-    made.set_nonblocking(true)?;
-    made.bind(&everywhere.into())?;
-    Ok(made.into())
-}
-
-fn raise_loopback() -> io::Result<()> {
-    let any = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::DGRAM, None)?;
-    let mut name = [0; libc::IFNAMSIZ];
-    name.iter_mut().zip(b"lo").for_each(|(to, from)| *to = *from as libc::c_char);
-    let request = libc::ifreq {
-        ifr_name: name,
-        ifr_ifru: libc::__c_anonymous_ifr_ifru { ifru_flags: (libc::IFF_UP | libc::IFF_RUNNING) as i16 },
-    };
-    // SAFETY: the kernel reads one structure of this kind.
-    let done = unsafe { libc::ioctl(any.as_raw_fd(), libc::SIOCSIFFLAGS, &raw const request) };
-    if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
-}
-
-/// Routes every address of both families to the loopback device, as one of this namespace's own.
-fn every_address_is_here() -> io::Result<()> {
-    let kernel =
-        socket(AddressFamily::Netlink, SockType::Raw, SockFlag::SOCK_CLOEXEC, SockProtocol::NetlinkRoute)?;
-    for family in [INET, INET6] {
-        send(kernel.as_raw_fd(), &local_route(family), MsgFlags::empty())?;
-        let mut answer = [0; 64];
-        let length = nix::sys::socket::recv(kernel.as_raw_fd(), &mut answer, MsgFlags::empty())?;
-        // After the header of 16 bytes, an acknowledgement has an error number, 0 for none.
-        let error = answer.get(16..20).filter(|_| length >= 20).and_then(|error| error.try_into().ok());
-        match error.map(i32::from_ne_bytes) {
-            Some(0) => {}
-            Some(error) => return Err(io::Error::from_raw_os_error(-error)),
-            None => return Err(io::Error::from(io::ErrorKind::InvalidData)),
-        }
-    }
-    Ok(())
-}
-
-/// `RTM_NEWROUTE` for 0.0.0.0/0 or ::/0: a `nlmsghdr`, a `rtmsg` and one attribute.
-fn local_route(family: i32) -> Vec<u8> {
-    const LOOPBACK: u32 = 1;
-    let flags = (libc::NLM_F_REQUEST | libc::NLM_F_ACK | libc::NLM_F_CREATE) as u16;
-    let mut message = Vec::new();
-    message.extend(36_u32.to_ne_bytes());
-    message.extend(libc::RTM_NEWROUTE.to_ne_bytes());
-    message.extend(flags.to_ne_bytes());
-    message.extend([0; 8]);
-    let (table, protocol, scope, kind) =
-        (libc::RT_TABLE_LOCAL, libc::RTPROT_STATIC, libc::RT_SCOPE_HOST, libc::RTN_LOCAL);
-    message.extend([family as u8, 0, 0, 0, table, protocol, scope, kind]);
-    message.extend([0; 4]);
-    message.extend(8_u16.to_ne_bytes());
-    message.extend(libc::RTA_OIF.to_ne_bytes());
-    message.extend(LOOPBACK.to_ne_bytes());
-    message
 }

@@ -1,4 +1,4 @@
-//! Who listens at a place of this machine, as the kernel tells everybody (`/proc/net/tcp`).
+//! Who listens at a place of a network namespace, as the kernel tells everybody (`/proc/net/tcp`).
 
 use std::{
     fs, io,
@@ -8,8 +8,6 @@ use std::{
 /// A TCP socket that listens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Listener {
-    /// Whose it is.
-    pub(super) user: u32,
     /// Its number, by which it is known among all open ones.
     pub(super) inode: u64,
 }
@@ -17,10 +15,10 @@ pub(super) struct Listener {
 /// `TCP_LISTEN`.
 const LISTENS: &str = "0A";
 
-/// All that a connection to this place could come to: those that listen there, or at every address.
-pub(super) fn at(place: SocketAddr) -> io::Result<Vec<Listener>> {
+/// All that a connection to this place could come to, where this process is: those that listen there, or at every address.
+pub(super) fn at(place: SocketAddr, process: &str) -> io::Result<Vec<Listener>> {
     let mut found = Vec::new();
-    for table in ["/proc/self/net/tcp", "/proc/self/net/tcp6"] {
+    for table in [format!("/proc/{process}/net/tcp"), format!("/proc/{process}/net/tcp6")] {
         match fs::read_to_string(table) {
             Ok(table) => found.extend(table.lines().skip(1).filter_map(|line| parse(line, place))),
             // Without IPv6 there is no such table.
@@ -36,13 +34,13 @@ fn parse(line: &str, place: SocketAddr) -> Option<Listener> {
     let mut fields = line.split_ascii_whitespace().skip(1);
     let (address, port) = fields.next()?.split_once(':')?;
     let (_, state) = (fields.next()?, fields.next()?);
-    let (user, inode) = (fields.nth(3)?, fields.nth(1)?);
+    let inode = fields.nth(5)?;
     let listens_at = parse_address(address)?.to_canonical();
     let is_there = listens_at.is_unspecified() || listens_at == place.ip().to_canonical();
     if state != LISTENS || !is_there || u16::from_str_radix(port, 16).ok()? != place.port() {
         return None;
     }
-    Some(Listener { user: user.parse().ok()?, inode: inode.parse().ok()? })
+    Some(Listener { inode: inode.parse().ok()? })
 }
 
 /// Words of four bytes, each written as this machine reads it.
@@ -68,7 +66,7 @@ fn parse_address(text: &str) -> Option<IpAddr> {
 mod tests {
     use std::{net::TcpListener, os::fd::AsFd};
 
-    use nix::{sys::stat::fstat, unistd::geteuid};
+    use nix::sys::stat::fstat;
 
     use super::*;
 
@@ -78,11 +76,11 @@ mod tests {
             let listener = TcpListener::bind(address).unwrap();
             let place = listener.local_addr().unwrap();
             let inode = fstat(listener.as_fd()).unwrap().st_ino;
-            assert_eq!(at(place).unwrap(), [Listener { user: geteuid().as_raw(), inode }]);
+            assert_eq!(at(place, "self").unwrap(), [Listener { inode }]);
             let elsewhere = SocketAddr::new(elsewhere.parse().unwrap(), place.port());
-            assert!(at(elsewhere).unwrap().iter().all(|other| other.inode != inode), "{elsewhere}");
+            assert!(at(elsewhere, "self").unwrap().iter().all(|other| other.inode != inode), "{elsewhere}");
             drop(listener);
-            assert!(at(place).unwrap().iter().all(|other| other.inode != inode));
+            assert!(at(place, "self").unwrap().iter().all(|other| other.inode != inode));
         }
     }
 
@@ -91,7 +89,7 @@ mod tests {
         let listener = TcpListener::bind("0.0.0.0:0").unwrap();
         let inode = fstat(listener.as_fd()).unwrap().st_ino;
         let place = SocketAddr::new([127, 0, 0, 9].into(), listener.local_addr().unwrap().port());
-        assert!(at(place).unwrap().iter().any(|found| found.inode == inode));
+        assert!(at(place, "self").unwrap().iter().any(|found| found.inode == inode));
     }
 
     #[test]
@@ -103,6 +101,6 @@ mod tests {
             assert_eq!(parse(line, place), None, "{line}");
         }
         let line = "0: 0100007F:0050 00000000:0000 0A 0:0 0:0 0 1000 0 77 1 0";
-        assert_eq!(parse(line, place), Some(Listener { user: 1000, inode: 77 }));
+        assert_eq!(parse(line, place), Some(Listener { inode: 77 }));
     }
 }

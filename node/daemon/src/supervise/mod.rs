@@ -7,60 +7,71 @@
 //! difference how a call is made, by libc, by a static binary or by inline assembly; children are under the same filter.
 //! If the supervisor is gone, such calls fail: there is no way on which the filter lets them pass.
 //!
-//! - [`notify`]: the kernel's side: calls, answers, descriptors of other processes.
-//! - [`program`]: the program's memory.
-//! - [`calls`]: what becomes of each call.
-//! - [`tunnel`]: sockets on their way through the node's door.
-//! - [`listeners`]: who listens on this machine.
-//! - [`unix`]: sockets of this machine.
-//! - [`island`]: where datagram sockets live.
+//! - [`engine`]: what becomes of each [`call`], whichever way we are told of it.
+//! - [`calls`]: those that the kernel tells of; [`notify`]: how it does; [`program`]: the program's memory.
+//! - [`land`]: where sockets live; mostly in an [`island`], which a [`helper`] prepares by [`netlink`].
+//! - [`connections`]: from a connect to its outcome; [`meeting`]: where we get the far ends of programs' sockets.
+//! - [`conversation`]: with the node.
+//! - [`names`]: the name server of an island. [`relay`]: to services of this machine.
+//! - [`listeners`]: who listens where. [`unix`]: sockets of this machine's file system.
 
+mod call;
 mod calls;
+mod connections;
+mod conversation;
+mod engine;
 mod filter;
+mod helper;
 mod island;
+mod land;
 mod listeners;
+mod meeting;
+mod names;
+mod netlink;
 mod notify;
 mod program;
 mod raw;
-mod tunnel;
+mod relay;
 mod unix;
 
 use std::{
-    io::{self, IoSlice, IoSliceMut},
-    net::SocketAddr,
+    collections::VecDeque,
+    io,
     os::{
-        fd::{AsRawFd, FromRawFd, OwnedFd},
+        fd::{AsFd, OwnedFd},
         unix::{net::UnixStream, process::CommandExt},
     },
     path::PathBuf,
     process::{Child, Command},
-    sync::Arc,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    thread,
 };
 
-use nix::{
-    cmsg_space,
-    sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, recvmsg, sendmsg},
-};
+use nix::errno::Errno;
 use phantom_policy::connect::Rules;
+use phantom_resolver::{Answers, Lookup};
+use tokio::runtime::Handle;
 
-use calls::Supervisor;
-pub use island::{HELPER, Island, help};
+use crate::frames::{receive, send};
+pub use conversation::{Addresses, Again, Conversation};
+use engine::Engine;
+pub use helper::{HELPER, help};
+pub use land::{Land, NameServers};
 use notify::Listener;
-pub use tunnel::Door;
 
 /// What a run needs to know.
 #[derive(Debug)]
 pub struct Run {
-    /// Where its connections go.
-    pub door: Door,
-    /// Who answers for names over TCP; over IPv6 it is the same port of `::1`.
-    pub names: SocketAddr,
-    /// Where datagram sockets are made; where there is none, none are.
-    pub island: Option<Island>,
+    /// Where its sockets live.
+    pub land: Land,
+    /// With the node.
+    pub conversation: Arc<Conversation>,
     /// What the user allows.
     pub rules: Rules,
-    /// Where the node listens for commands: whoever gives it commands is not sealed.
+    /// Where nodes listen for commands: whoever gives them commands is not sealed.
     pub commands: Vec<PathBuf>,
+    /// Where bytes of services of this machine are carried.
+    pub runtime: Handle,
 }
 
 /// A program that runs under the seal.
@@ -73,33 +84,26 @@ pub struct Sealed {
 
 /// Starts a program under the seal. It does nothing until it is supervised.
 #[allow(unsafe_code)]
-pub fn start(mut command: Command) -> io::Result<Sealed> {
+pub fn start(mut command: Command, land: &Land) -> io::Result<Sealed> {
     let (ours, theirs) = UnixStream::pair()?;
-    let filter = filter::program();
+    let filter = filter::program(land.is_island());
     let seal = move || {
         let listener = notify::seal(&filter)?;
         close_all_but_standard()?;
-        send_descriptor(&theirs, &listener)
+        send(&theirs, &[0], &[listener.as_fd()]).map(drop)
     };
-    // SAFETY: between fork and exec the closure makes system calls on what it owns already; it allocates nothing but on an
-    // error, which ends the child.
+    // SAFETY: between fork and exec the closure makes system calls on what it owns already; what it allocates is small, and of
+    // this thread alone.
     unsafe { command.pre_exec(seal) };
     let child = command.spawn()?;
     drop(command);
-    let listener = receive(&ours)?.into();
-    Ok(Sealed { child, listener })
+    let mut received = VecDeque::new();
+    receive(&ours, &mut [0], &mut received)?;
+    let listener: OwnedFd = received.pop_front().ok_or(io::ErrorKind::UnexpectedEof)?;
+    Ok(Sealed { child, listener: listener.into() })
 }
 
 impl Sealed {
-    /// Answers for the run until no process of it is left. Blocks.
-    pub fn supervise(listener: SealedCalls, run: Run) -> io::Result<()> {
-        let supervisor = Arc::new(Supervisor::new(listener.0, run));
-        while let Some(call) = supervisor.listener.next()? {
-            Supervisor::handle(&supervisor, call);
-        }
-        Ok(())
-    }
-
     /// The program, and what is to be supervised.
     pub fn into_parts(self) -> (Child, SealedCalls) {
         (self.child, SealedCalls(self.listener))
@@ -110,6 +114,23 @@ impl Sealed {
 #[derive(Debug)]
 pub struct SealedCalls(Listener);
 
+/// Answers for a run until no process of it is left. Blocks.
+pub fn supervise(calls: SealedCalls, run: Run) -> io::Result<()> {
+    calls::answer_all(calls.0, &Arc::new(Engine::new(run)))
+}
+
+/// Answers questions for names that come to these sockets, in threads that end with the process.
+pub fn serve_names(sockets: Vec<OwnedFd>, answers: &Arc<Answers<impl Lookup>>) -> io::Result<()> {
+    for socket in sockets {
+        let answers = answers.clone();
+        thread::Builder::new().name("names".to_owned()).spawn(move || {
+            let error = names::serve(&socket, &answers);
+            tracing::error!("names are not answered any more: {error}");
+        })?;
+    }
+    Ok(())
+}
+
 /// Nothing that was opened before comes along but standard input, output and error.
 fn close_all_but_standard() -> io::Result<()> {
     #[allow(unsafe_code)]
@@ -118,25 +139,10 @@ fn close_all_but_standard() -> io::Result<()> {
     if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
-fn send_descriptor(to: &UnixStream, descriptor: &OwnedFd) -> io::Result<()> {
-    let descriptors = [descriptor.as_raw_fd()];
-    let parts = [IoSlice::new(&[0])];
-    let message = [ControlMessage::ScmRights(&descriptors)];
-    sendmsg::<()>(to.as_raw_fd(), &parts, &message, MsgFlags::empty(), None)?;
-    Ok(())
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn receive(from: &UnixStream) -> io::Result<OwnedFd> {
-    let mut byte = [0];
-    let mut parts = [IoSliceMut::new(&mut byte)];
-    let mut space = cmsg_space!([std::os::fd::RawFd; 1]);
-    let message = recvmsg::<()>(from.as_raw_fd(), &mut parts, Some(&mut space), MsgFlags::MSG_CMSG_CLOEXEC)?;
-    let descriptors = message.cmsgs()?.find_map(|part| match part {
-        ControlMessageOwned::ScmRights(descriptors) => descriptors.first().copied(),
-        _ => None,
-    });
-    let descriptor = descriptors.ok_or_else(|| io::Error::from(io::ErrorKind::UnexpectedEof))?;
-    #[allow(unsafe_code)]
-    // SAFETY: the kernel has just made it for us.
-    Ok(unsafe { OwnedFd::from_raw_fd(descriptor) })
+fn errno(error: &io::Error) -> Errno {
+    Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO))
 }

@@ -1,4 +1,4 @@
-//! The kernel's side of the supervisor: it tells of calls that the filter asks for, and is told what becomes of them.
+//! The kernel's way in: it tells of calls that the filter asks for, and is told what becomes of them.
 #![allow(unsafe_code)] // system calls for which no safe wrapper exists; each says why it is sound
 
 use std::{
@@ -14,7 +14,7 @@ pub(super) struct Listener(OwnedFd);
 
 /// One call that waits for its fate.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Call {
+pub(super) struct Told {
     /// Names it to the kernel.
     id: u64,
     /// The thread that made it.
@@ -27,7 +27,7 @@ pub(super) struct Call {
 
 impl Listener {
     /// The next call. Nothing when no process of the run is left.
-    pub(super) fn next(&self) -> io::Result<Option<Call>> {
+    pub(super) fn next(&self) -> io::Result<Option<Told>> {
         loop {
             let mut poll = libc::pollfd { fd: self.0.as_raw_fd(), events: libc::POLLIN, revents: 0 };
             // SAFETY: one initialised element, as said.
@@ -44,7 +44,7 @@ impl Listener {
                 Ok(_) => {
                     let seccomp_notif { id, pid, data, .. } = told;
                     let thread = pid as i32;
-                    return Ok(Some(Call { id, thread, number: data.nr.into(), arguments: data.args }));
+                    return Ok(Some(Told { id, thread, number: data.nr.into(), arguments: data.args }));
                 }
                 // It was given up before we came, by a signal or the end of its thread.
                 Err(error) if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::EINTR)) => {}
@@ -54,7 +54,7 @@ impl Listener {
     }
 
     /// Whether the call still waits: if so, what was learnt about its thread is about this thread and no later one.
-    pub(super) fn still_waits(&self, call: &Call) -> bool {
+    pub(super) fn still_waits(&self, call: &Told) -> bool {
         // SAFETY: the kernel reads one number.
         let done = unsafe {
             libc::ioctl(self.0.as_raw_fd(), libc::SECCOMP_IOCTL_NOTIF_ID_VALID, &raw const call.id)
@@ -63,7 +63,7 @@ impl Listener {
     }
 
     /// Lets the call return. If it does not wait any more, nothing happens.
-    pub(super) fn answer(&self, call: &Call, result: Result<i64, i32>) {
+    pub(super) fn answer(&self, call: &Told, result: Result<i64, i32>) {
         let (val, error) = match result {
             Ok(value) => (value, 0),
             Err(errno) => (0, -errno),
@@ -74,7 +74,7 @@ impl Listener {
     }
 
     /// Gives the program a descriptor of ours, which is what the call returns: both or neither.
-    pub(super) fn hand_over(&self, call: &Call, ours: BorrowedFd<'_>, close_on_exec: bool) -> io::Result<()> {
+    pub(super) fn hand_over(&self, call: &Told, ours: BorrowedFd<'_>, close_on_exec: bool) -> io::Result<()> {
         let newfd_flags = if close_on_exec { libc::O_CLOEXEC as u32 } else { 0 };
         let mut adds = seccomp_notif_addfd {
             id: call.id,

@@ -1,16 +1,16 @@
-//! The program's memory and its sockets, as a call refers to them.
+//! The program's memory, as a call refers to it.
 
 use std::{
     io::{self, IoSlice, IoSliceMut},
     mem::size_of,
-    net::{IpAddr, SocketAddr},
 };
 
 use nix::{
     sys::uio::{RemoteIoVec, process_vm_readv, process_vm_writev},
     unistd::Pid,
 };
-use phantom_policy::socket;
+
+use super::call::Given;
 
 /// No address of a socket is longer.
 const LONGEST_ADDRESS: usize = size_of::<libc::sockaddr_storage>();
@@ -18,17 +18,6 @@ const LONGEST_ADDRESS: usize = size_of::<libc::sockaddr_storage>();
 /// The memory of the process of one thread.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Memory(Pid);
-
-/// An address as a program gives it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Given {
-    /// Of the Internet.
-    Internet(SocketAddr),
-    /// `AF_UNSPEC`: undo what was connected.
-    Nothing,
-    /// Of another family, whole.
-    Other(Vec<u8>),
-}
 
 impl Memory {
     pub(super) fn of(thread: i32) -> Memory {
@@ -73,49 +62,6 @@ impl Memory {
     }
 }
 
-impl Given {
-    /// `sockaddr`, `sockaddr_in` and `sockaddr_in6` of Linux.
-    fn parse(bytes: &[u8]) -> Option<Given> {
-        let (family, rest) = bytes.split_first_chunk::<2>()?;
-        let internet = |address: IpAddr, port: &[u8; 2]| {
-            Some(Given::Internet(SocketAddr::new(address, u16::from_be_bytes(*port))))
-        };
-        match i32::from(u16::from_ne_bytes(*family)) {
-            libc::AF_UNSPEC => Some(Given::Nothing),
-            socket::INET => {
-                let (port, rest) = rest.split_first_chunk::<2>()?;
-                let (address, _) = rest.split_first_chunk::<4>()?;
-                internet((*address).into(), port)
-            }
-            socket::INET6 => {
-                let (port, rest) = rest.split_first_chunk::<2>()?;
-                let (address, _) = rest.get(4..)?.split_first_chunk::<16>()?;
-                internet((*address).into(), port)
-            }
-            _ => Some(Given::Other(bytes.to_vec())),
-        }
-    }
-}
-
-/// An address as the kernel writes it for a socket of this family.
-pub(super) fn address_bytes(family: i32, address: SocketAddr) -> Vec<u8> {
-    let port = address.port().to_be_bytes();
-    match (family, address.ip()) {
-        (socket::INET, IpAddr::V4(v4)) => {
-            let family = (socket::INET as u16).to_ne_bytes();
-            [&family[..], &port, &v4.octets(), &[0; 8]].concat()
-        }
-        (_, ip) => {
-            let v6 = match ip {
-                IpAddr::V4(v4) => v4.to_ipv6_mapped(),
-                IpAddr::V6(v6) => v6,
-            };
-            let family = (socket::INET6 as u16).to_ne_bytes();
-            [&family[..], &port, &[0; 4], &v6.octets(), &[0; 4]].concat()
-        }
-    }
-}
-
 fn usize_of(address: u64) -> io::Result<usize> {
     usize::try_from(address).map_err(|_| io::Error::from_raw_os_error(libc::EFAULT))
 }
@@ -123,27 +69,18 @@ fn usize_of(address: u64) -> io::Result<usize> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::supervise::call::address_bytes;
 
     fn own() -> Memory {
         Memory(Pid::this())
     }
 
     #[test]
-    fn an_address_is_read_as_it_was_written() {
-        for (family, address) in [
-            (socket::INET, "127.192.3.4:80"),
-            (socket::INET6, "[fc00::9]:443"),
-            (socket::INET6, "[::ffff:1.2.3.4]:5"),
-        ] {
-            let address: SocketAddr = address.parse().unwrap();
-            let bytes = address_bytes(family, address);
-            assert_eq!(Given::parse(&bytes), Some(Given::Internet(address)));
-            let read = own().address(bytes.as_ptr() as u64, bytes.len() as u64).unwrap();
-            assert_eq!(read, Given::Internet(address));
-            assert_eq!(Given::parse(&bytes[..7]), None, "cut off");
-        }
-        assert_eq!(Given::parse(&[0; 16]), Some(Given::Nothing));
-        assert_eq!(Given::parse(&[1, 0, b'/']), Some(Given::Other(vec![1, 0, b'/'])));
+    fn an_address_is_read_where_the_program_has_written_it() {
+        let address = "[fc00::9]:443".parse().unwrap();
+        let bytes = address_bytes(phantom_policy::socket::INET6, address);
+        let read = own().address(bytes.as_ptr() as u64, bytes.len() as u64).unwrap();
+        assert_eq!(read, Given::Internet(address));
     }
 
     #[test]

@@ -11,12 +11,25 @@ use phantom_policy::mark::{Instruction, LENGTH, Program};
 
 const _: () = assert!(size_of::<Instruction>() == size_of::<libc::sock_filter>());
 
-/// Undoes what connected a socket, so that it can be connected again.
+/// Undoes what connected a socket, so that it can be connected again. What was written into it goes with that.
 pub(super) fn disconnect(socket: BorrowedFd<'_>) -> Result<(), Errno> {
     let nothing = libc::sockaddr { sa_family: libc::AF_UNSPEC as u16, sa_data: [0; 14] };
     // SAFETY: the kernel reads one structure of this size.
     let done = unsafe { libc::connect(socket.as_raw_fd(), &raw const nothing, size_of_val(&nothing) as u32) };
-    Errno::result(done).map(drop)
+    Errno::result(done)?;
+    let (level, option, none) = (libc::SOL_SOCKET, libc::SO_DETACH_FILTER, 0_i32);
+    // Fails if there is none.
+    // SAFETY: the kernel reads one number.
+    let _has_none_now = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            level,
+            option,
+            (&raw const none).cast(),
+            size_of_val(&none) as u32,
+        )
+    };
+    Ok(())
 }
 
 /// Gives a socket a filter.

@@ -2,7 +2,7 @@
 
 use std::{
     fs, io,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    net::Ipv6Addr,
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     time::Duration,
@@ -12,7 +12,7 @@ use nix::unistd::geteuid;
 use phantom_protocol::address::ApName;
 use tokio::net::UnixStream;
 
-use super::{Reply, Request, VERSION, frame};
+use super::{Publish, Reply, Request, VERSION, frame};
 use crate::doors::{Ended, HostRequest, Hosted, LookedUp, Pinged, Status, Visit};
 
 /// Why a running node did not do what it was asked.
@@ -145,31 +145,14 @@ impl LocalClient {
         }
     }
 
-    /// As whom the node runs.
-    pub fn user_of_node(&self) -> io::Result<u32> {
-        Ok(self.0.peer_cred()?.uid())
-    }
-
-    /// Begins a run, which lasts as long as this conversation: the door of the node, and the token for it.
-    pub async fn run(&mut self) -> Result<(SocketAddr, String), ClientError> {
-        match self.ask(&Request::Run {}).await? {
-            Reply::Run { door, token } => Ok((door, token)),
-            _ => Err(ClientError::Strange),
-        }
-    }
-
-    /// The AP address and the local alias of a name, for the run.
-    pub async fn run_name(&mut self, name: &str) -> Result<(Ipv6Addr, Option<Ipv4Addr>), ClientError> {
-        match self.ask(&Request::RunName { name: name.to_owned() }).await? {
-            Reply::RunName { address, alias } => Ok((address, alias)),
-            _ => Err(ClientError::Strange),
-        }
-    }
-
-    /// The name of an address that the run has asked for.
-    pub async fn run_address(&mut self, address: IpAddr) -> Result<Option<String>, ClientError> {
-        match self.ask(&Request::RunAddress { address }).await? {
-            Reply::RunAddress { name } => Ok(name),
+    /// Begins a run: its own address, its name if its servers are published, and the connection, which speaks
+    /// `phantom_policy::frame` from now on and is no conversation with a command any more.
+    pub async fn run(
+        mut self,
+        publish: Option<Publish>,
+    ) -> Result<(Ipv6Addr, Option<String>, std::os::unix::net::UnixStream), ClientError> {
+        match self.ask(&Request::Run { publish }).await? {
+            Reply::Run { address, name } => Ok((address, name, self.0.into_std()?)),
             _ => Err(ClientError::Strange),
         }
     }

@@ -11,7 +11,7 @@ mod server;
 #[cfg(test)]
 mod tests;
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::Ipv6Addr;
 
 use serde::{Deserialize, Serialize};
 
@@ -72,18 +72,19 @@ pub enum Request {
     },
     /// Who is visited under a kept identity?
     Visits {},
-    /// Let a program come in, as long as this conversation goes on.
-    Run {},
-    /// The addresses of a name, for the program that runs.
-    RunName {
-        /// In full.
-        name: String,
+    /// Carry for a program. After the reply this connection speaks `phantom_policy::frame`, as long as the run goes on.
+    Run {
+        /// Its servers are to be found by others, too.
+        publish: Option<Publish>,
     },
-    /// The name of an address that it has asked for.
-    RunAddress {
-        /// Of either family.
-        address: IpAddr,
-    },
+}
+
+/// How the servers of a run are published.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Publish {
+    /// Under the kept identity of this label; without one under an identity of the run's own.
+    pub label: Option<String>,
 }
 
 /// What a node answers.
@@ -129,23 +130,11 @@ pub enum Reply {
         /// Them.
         visits: Vec<Visit>,
     },
-    /// To a run.
+    /// To a run: it has begun.
     Run {
-        /// Where its connections come in.
-        door: SocketAddr,
-        /// What admits them.
-        token: String,
-    },
-    /// To a name of a run.
-    RunName {
-        /// Its AP address.
+        /// Its own AP address.
         address: Ipv6Addr,
-        /// What stands for it in IPv4, on this machine alone.
-        alias: Option<Ipv4Addr>,
-    },
-    /// To an address of a run.
-    RunAddress {
-        /// In full.
+        /// Under which others find its servers.
         name: Option<String>,
     },
     /// To anything.

@@ -2,7 +2,6 @@
 
 use std::{convert::Infallible, io, sync::Arc, time::Duration};
 
-use data_encoding::HEXLOWER;
 use nix::unistd::geteuid;
 use phantom_protocol::{address::ApName, identity::ApPublic};
 use tokio::{
@@ -13,8 +12,8 @@ use tokio::{
 };
 use tracing::{debug, warn};
 
-use super::{ErrorCode, LocalSocket, Reply, Request, VERSION, frame};
-use crate::doors::{CommandHandle, LABEL_RULE, RunHandle, Runs, is_label};
+use super::{ErrorCode, LocalSocket, Publish, Reply, Request, VERSION, frame};
+use crate::doors::{Begun, CommandHandle, LABEL_RULE, Runs, is_label};
 
 /// Clients at once; more wait.
 const CLIENTS: usize = 64;
@@ -25,7 +24,7 @@ const LONGEST_PING: Duration = Duration::from_secs(60);
 
 impl LocalSocket {
     /// Serves clients until the future is dropped.
-    pub async fn serve<N: CommandHandle>(self, node: Arc<N>, runs: Arc<Runs>) -> Infallible {
+    pub async fn serve<N: CommandHandle>(self, node: Arc<N>, runs: Arc<Runs<N>>) -> Infallible {
         let places = Arc::new(Semaphore::new(CLIENTS));
         let mut clients = JoinSet::new();
         loop {
@@ -58,17 +57,15 @@ fn is_own_user(stream: &UnixStream) -> bool {
     stream.peer_cred().is_ok_and(|peer| peer.uid() == geteuid().as_raw() || peer.uid() == 0)
 }
 
-async fn serve_client(
+async fn serve_client<N: CommandHandle>(
     mut stream: UnixStream,
-    node: &impl CommandHandle,
-    runs: &Arc<Runs>,
+    node: &N,
+    runs: &Arc<Runs<N>>,
     place: OwnedSemaphorePermit,
 ) -> io::Result<()> {
-    let (mut greeted, mut run, mut place) = (false, None, Some(place));
+    let mut greeted = false;
     loop {
-        let next = frame::read(&mut stream, frame::REQUEST);
-        // A program may run for days without a new name.
-        let next = if run.is_some() { next.await? } else { timeout(SILENCE, next).await?? };
+        let next = timeout(SILENCE, frame::read(&mut stream, frame::REQUEST)).await??;
         let Some(frame) = next else { return Ok(()) };
         let reply = match serde_json::from_slice(&frame) {
             Err(error) => {
@@ -86,35 +83,25 @@ async fn serve_client(
                 return frame::write(&mut stream, &wrong(ErrorCode::Version, message)).await;
             }
             Ok(_) if !greeted => wrong(ErrorCode::Version, "The first request must be a hello.".to_owned()),
-            Ok(request @ (Request::Run {} | Request::RunName { .. } | Request::RunAddress { .. })) => {
-                let reply = answer_run(request, &mut run, runs);
-                // A run goes on for long, and must not keep commands out. There are bounds for runs.
-                place = place.filter(|_| run.is_none());
-                reply
-            }
+            Ok(Request::Run { publish }) => match begin_run(publish, runs) {
+                Ok(begun) => {
+                    let reply = Reply::Run { address: begun.address, name: None };
+                    frame::write(&mut stream, &reply).await?;
+                    // A run goes on for long, and must not keep commands out. There are bounds for runs.
+                    drop(place);
+                    return begun.converse(stream).await;
+                }
+                Err(error) => wrong(ErrorCode::Failed, format!("{error:#}")),
+            },
             Ok(request) => answer(request, node).await,
         };
         frame::write(&mut stream, &reply).await?;
     }
 }
 
-/// About the run of this conversation.
-fn answer_run(request: Request, run: &mut Option<RunHandle>, runs: &Arc<Runs>) -> Reply {
-    let answered = match (request, &run) {
-        (Request::Run {}, _) => runs.begin().map(|begun| {
-            let begun = run.insert(begun);
-            Reply::Run { door: begun.door, token: HEXLOWER.encode(begun.token()) }
-        }),
-        (Request::RunName { name }, Some(run)) => name.parse::<ApName>().map_err(Into::into).map(|name| {
-            let (address, alias) = run.addresses_of(name);
-            Reply::RunName { address, alias }
-        }),
-        (Request::RunAddress { address }, Some(run)) => {
-            Ok(Reply::RunAddress { name: run.name_of(address).map(|name| name.to_string()) })
-        }
-        _ => Err(anyhow::anyhow!("There is no run in this conversation.")),
-    };
-    answered.unwrap_or_else(|error| wrong(ErrorCode::Failed, format!("{error:#}")))
+fn begin_run<N: CommandHandle>(publish: Option<Publish>, runs: &Arc<Runs<N>>) -> anyhow::Result<Begun<N>> {
+    anyhow::ensure!(publish.is_none(), "This node does not publish the servers of a program.");
+    runs.begin()
 }
 
 async fn answer(request: Request, node: &impl CommandHandle) -> Reply {
@@ -137,9 +124,7 @@ async fn answer(request: Request, node: &impl CommandHandle) -> Reply {
             }
             Err(error) => Err(error),
         },
-        Request::Run {} | Request::RunName { .. } | Request::RunAddress { .. } => {
-            Ok(wrong(ErrorCode::Request, "It is answered where runs are.".to_owned()))
-        }
+        Request::Run { .. } => Ok(wrong(ErrorCode::Request, "It is answered where runs are.".to_owned())),
         Request::NewIdentity {} => node.new_identity().await.map(|ended| Reply::NewIdentity { ended }),
         Request::Visit { label, .. } if !is_label(&label) => {
             Err(anyhow::anyhow!("A label consists of {LABEL_RULE}."))

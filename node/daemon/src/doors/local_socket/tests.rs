@@ -1,7 +1,21 @@
 //! A node and its clients over a real socket file.
 
-use std::{os::unix::fs::PermissionsExt, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    io::{Read, Write},
+    net::IpAddr,
+    os::{
+        fd::{AsFd, BorrowedFd},
+        unix::fs::PermissionsExt,
+    },
+    path::PathBuf,
+    sync::Arc,
+    time::Duration,
+};
 
+use phantom_policy::{
+    Errno,
+    frame::{FromNode, FromRun},
+};
 use phantom_protocol::{
     address::ApName,
     identity::{ApPublic, ApSecret},
@@ -10,24 +24,35 @@ use phantom_protocol::{
 use serde_json::{Value, json};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::{TcpStream, UnixStream},
+    net::{TcpListener, TcpStream, UnixStream},
 };
 
 use super::*;
 use crate::{
     doors::{CommandHandle, Measures, NodeHandle, Runs, Serving},
+    frames::{Incoming, send},
     session::{Deliver, Protocol, Serve},
 };
 
-/// Publishes port 8000 only.
+/// Publishes port 8000 only. Port 7 of every party echoes, all others are closed.
 struct TestNode;
 
 impl NodeHandle for TestNode {
     type Stream = TcpStream;
     type Flow = crate::session::Flow;
 
-    async fn connect(&self, _: &str, _: ApPublic, _: u16) -> std::io::Result<TcpStream> {
-        Err(std::io::ErrorKind::ConnectionRefused.into())
+    async fn connect(&self, _: &str, _: ApPublic, port: u16) -> std::io::Result<TcpStream> {
+        if port != 7 {
+            return Err(std::io::ErrorKind::ConnectionRefused.into());
+        }
+        let listener = TcpListener::bind("127.0.0.1:0").await?;
+        let near = TcpStream::connect(listener.local_addr()?).await?;
+        let (mut far, _) = listener.accept().await?;
+        tokio::spawn(async move {
+            let (mut read, mut write) = far.split();
+            tokio::io::copy(&mut read, &mut write).await
+        });
+        Ok(near)
     }
 
     fn out_proxy(&self) -> Option<ApPublic> {
@@ -133,7 +158,9 @@ async fn world() -> World {
 async fn serve(place: &std::path::Path) -> tokio::task::JoinHandle<()> {
     let socket = LocalSocket::bind(place).await.unwrap();
     tokio::spawn(async move {
-        socket.serve(Arc::new(TestNode), Arc::new(Runs::new(Arc::default()))).await;
+        let node = Arc::new(TestNode);
+        let runs = Arc::new(Runs::new(node.clone(), Arc::default(), Arc::default()));
+        socket.serve(node, runs).await;
     })
 }
 
@@ -254,4 +281,106 @@ fn a_named_state_folder_is_the_only_place() {
     assert_eq!(client_places(Some("/a/b".as_ref()), configured), [PathBuf::from("/a/b/sock")]);
     assert!(client_places(None, configured).contains(&PathBuf::from("/c/d/sock")));
     assert_eq!(node_places("/a/b".as_ref()).first(), Some(&PathBuf::from("/a/b/sock")));
+}
+
+/// A run, as `phantom run` speaks for it.
+struct TestRun {
+    node: std::os::unix::net::UnixStream,
+    incoming: Incoming,
+}
+
+impl TestRun {
+    async fn begin(place: &std::path::Path) -> TestRun {
+        let client = LocalClient::connect(&[place.to_owned()]).await.unwrap();
+        let (own, name, node) = client.run(None).await.unwrap();
+        assert!(own.octets()[0] == 0xfc && name.is_none());
+        node.set_nonblocking(false).unwrap();
+        TestRun { node, incoming: Incoming::new() }
+    }
+
+    fn say(&self, frame: FromRun<'_>, with: &[BorrowedFd<'_>]) {
+        let mut buffer = [0; 256];
+        let bytes = frame.encode(&mut buffer).unwrap();
+        assert_eq!(send(&self.node, bytes, with).unwrap(), bytes.len());
+    }
+
+    /// Blocks; the node has other threads.
+    fn hear<T>(&mut self, understand: impl Fn(FromNode<'_>) -> T) -> T {
+        loop {
+            if let Some((frame, _)) = self.incoming.next().unwrap() {
+                return understand(FromNode::decode(frame).unwrap());
+            }
+            assert!(self.incoming.fill(&self.node).unwrap());
+        }
+    }
+
+    fn verdict(&mut self, of: u32) -> Result<(), Errno> {
+        self.hear(|frame| match frame {
+            FromNode::Verdict { id, outcome } if id == of => outcome,
+            other => panic!("{other:?}"),
+        })
+    }
+
+    /// Hands a connection to `to` over, which holds padding; returns the program's side.
+    fn open(&self, id: u32, to: std::net::SocketAddr) -> std::net::TcpStream {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut program = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (far, _) = listener.accept().unwrap();
+        program.write_all(&[9; 1_000]).unwrap();
+        self.say(FromRun::Open { id, circle: 0, to, padding: Some(1_000) }, &[far.as_fd()]);
+        program
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_run_hands_over_is_carried_to_the_party_whose_name_it_has_asked_for() {
+    let world = world().await;
+    let mut run = TestRun::begin(&world.place).await;
+    let name = ApName::of(&ApSecret::from_bytes(&[7; 32]).public()).to_string();
+    run.say(FromRun::Name { id: 1, name: &name }, &[]);
+    let (address, alias) = run.hear(|frame| match frame {
+        FromNode::Named { id: 1, found } => found.unwrap(),
+        other => panic!("{other:?}"),
+    });
+    for party in [IpAddr::V6(address), IpAddr::V4(alias.unwrap())] {
+        let mut program = run.open(2, (party, 7).into());
+        assert_eq!(run.verdict(2), Ok(()));
+        program.write_all(b"and back").unwrap();
+        let mut echoed = [0; 8];
+        program.read_exact(&mut echoed).unwrap();
+        assert_eq!(&echoed, b"and back", "no padding");
+        let _refused = run.open(3, (party, 80).into());
+        assert_eq!(run.verdict(3), Err(Errno::ECONNREFUSED));
+    }
+    run.say(FromRun::Address { id: 4, address: address.into() }, &[]);
+    run.hear(|frame| assert_eq!(frame, FromNode::Addressed { id: 4, name: Some(&name) }));
+    // Another run has not asked for it.
+    let mut other = TestRun::begin(&world.place).await;
+    let _unknown = other.open(1, (address, 7).into());
+    assert_eq!(other.verdict(1), Err(Errno::EHOSTUNREACH));
+    other.say(FromRun::Name { id: 2, name: "example.com" }, &[]);
+    other.hear(|frame| assert_eq!(frame, FromNode::Named { id: 2, found: None }));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_that_hands_over_something_else_is_left_and_its_connections_end_with_it() {
+    let world = world().await;
+    let mut run = TestRun::begin(&world.place).await;
+    let name = ApName::of(&ApSecret::from_bytes(&[7; 32]).public()).to_string();
+    run.say(FromRun::Name { id: 1, name: &name }, &[]);
+    let address = run.hear(|frame| match frame {
+        FromNode::Named { found, .. } => found.unwrap().0,
+        other => panic!("{other:?}"),
+    });
+    let to = (address, 7).into();
+    let mut program = run.open(2, to);
+    assert_eq!(run.verdict(2), Ok(()));
+    let file = tempfile::tempfile().unwrap();
+    run.say(FromRun::Open { id: 3, circle: 0, to, padding: None }, &[file.as_fd()]);
+    assert!(!run.incoming.fill(&run.node).unwrap(), "left");
+    assert_eq!(program.read(&mut [0]).unwrap_or(0), 0, "ended");
+    // Nor is a frame without its descriptor one.
+    let mut run = TestRun::begin(&world.place).await;
+    run.say(FromRun::Open { id: 1, circle: 0, to, padding: None }, &[]);
+    assert!(!run.incoming.fill(&run.node).unwrap_or(false), "left");
 }

@@ -1,0 +1,166 @@
+//! Connections and flows of a run, from its handing over to their end.
+
+use std::{
+    io,
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use phantom_policy::{Errno, frame::FromNode};
+use phantom_proxy::{Connection, Dial, DialError, Host, Request, ServiceError};
+use tokio::{
+    io::AsyncReadExt,
+    net::{TcpStream, UdpSocket},
+    sync::mpsc,
+    time::{MissedTickBehavior, interval_at},
+};
+
+use super::{Run, conversation::Voice};
+use crate::doors::{
+    CommandHandle, Flow,
+    held::Held,
+    names::{Found, Hold},
+    socks::{group, reason},
+};
+
+/// A flow that nothing goes through for so long, or twice as long at most, is over.
+const IDLE: Duration = Duration::from_secs(5 * 60);
+/// The longest datagram.
+const DATAGRAM: usize = 65_536;
+
+impl<N: CommandHandle> Run<N> {
+    /// Carries a connection to a party.
+    pub(super) async fn carry(
+        &self,
+        mut program: TcpStream,
+        id: u32,
+        circle: u64,
+        to: SocketAddr,
+        padding: u64,
+        voice: &Voice,
+    ) {
+        match self.dial(circle, to).await {
+            Ok(far) => {
+                // First the program's socket becomes writable; whoever waits for its connection hears of it then.
+                let is_drained = drain(&mut program, padding).await.is_ok();
+                voice.verdict(id, Ok(())).await;
+                if is_drained {
+                    phantom_proxy::carry(program, far).await;
+                }
+            }
+            Err(errno) => {
+                // The run holds it as well: it decides what the program sees of this.
+                drop(program);
+                voice.verdict(id, Err(errno)).await;
+            }
+        }
+    }
+
+    async fn dial(&self, circle: u64, to: SocketAddr) -> Result<impl Connection + use<N>, Errno> {
+        let Found { name, hold } = self.known(to)?;
+        let host = Host::Name(name.to_string());
+        let request = Request { host, port: to.port(), isolation: self.isolation(circle) };
+        let far = self.runs.dialler.dial(request).await.map_err(errno)?;
+        Ok(Held::new(far, hold))
+    }
+
+    /// Carries datagrams to a party and back, first those that came early.
+    pub(super) async fn carry_flow(
+        &self,
+        program: UdpSocket,
+        id: u32,
+        circle: u64,
+        to: SocketAddr,
+        early: mpsc::Receiver<Vec<u8>>,
+        voice: &Voice,
+    ) {
+        let (program, is_used) = (Arc::new(program), Arc::new(AtomicBool::new(true)));
+        match self.open_flow(circle, to, &program, &is_used).await {
+            Ok((flow, _hold)) => {
+                voice.verdict(id, Ok(())).await;
+                pump(&program, flow, early, &is_used).await;
+                drop(program);
+                voice.say(FromNode::Ended { id }).await;
+            }
+            Err(errno) => {
+                drop(program);
+                voice.verdict(id, Err(errno)).await;
+            }
+        }
+    }
+
+    async fn open_flow(
+        &self,
+        circle: u64,
+        to: SocketAddr,
+        program: &Arc<UdpSocket>,
+        is_used: &Arc<AtomicBool>,
+    ) -> Result<(N::Flow, Hold), Errno> {
+        let Found { name, hold } = self.known(to)?;
+        let (program, is_used) = (program.clone(), is_used.clone());
+        let deliver = move |datagram: Vec<u8>| {
+            is_used.store(true, Ordering::Relaxed);
+            let _lost = program.try_send(&datagram);
+        };
+        let group = group(&self.isolation(circle));
+        let flow = self.runs.node.flow(&group, *name.public(), to.port(), Box::new(deliver)).await;
+        flow.map(|flow| (flow, hold)).map_err(|error| errno(reason(&error)))
+    }
+
+    fn known(&self, to: SocketAddr) -> Result<Found, Errno> {
+        self.party(to.ip()).ok_or(Errno::EHOSTUNREACH)
+    }
+}
+
+/// Reads what keeps a socket from being writable.
+async fn drain(program: &mut TcpStream, padding: u64) -> io::Result<()> {
+    let drained = tokio::io::copy(&mut program.take(padding), &mut tokio::io::sink()).await?;
+    if drained == padding { Ok(()) } else { Err(io::ErrorKind::UnexpectedEof.into()) }
+}
+
+async fn pump(
+    program: &UdpSocket,
+    mut flow: impl Flow,
+    mut early: mpsc::Receiver<Vec<u8>>,
+    is_used: &AtomicBool,
+) {
+    let mut buffer = vec![0; DATAGRAM];
+    let mut idle = interval_at(tokio::time::Instant::now() + IDLE, IDLE);
+    idle.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            () = flow.ended() => return,
+            Some(datagram) = early.recv() => flow.send(&datagram),
+            received = program.recv(&mut buffer) => match received {
+                Ok(length) => {
+                    is_used.store(true, Ordering::Relaxed);
+                    flow.send(buffer.get(..length).unwrap_or_default());
+                }
+                // The program has closed its socket.
+                Err(_) => return,
+            },
+            _ = idle.tick() => if !is_used.swap(false, Ordering::Relaxed) {
+                return;
+            },
+        }
+    }
+}
+
+/// What a program is told.
+fn errno(error: DialError) -> Errno {
+    match error {
+        DialError::Refused => Errno::ECONNREFUSED,
+        DialError::TimedOut | DialError::Service(ServiceError::IntroductionTimedOut) => Errno::ETIMEDOUT,
+        DialError::NetworkUnreachable => Errno::ENETUNREACH,
+        DialError::NotAllowed
+        | DialError::Service(ServiceError::AuthorizationMissing | ServiceError::AuthorizationWrong) => {
+            Errno::EACCES
+        }
+        DialError::Failed => Errno::ECONNRESET,
+        _ => Errno::EHOSTUNREACH,
+    }
+}

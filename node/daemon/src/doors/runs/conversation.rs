@@ -1,0 +1,185 @@
+//! The node's side of the conversation with a run.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    io::{self, ErrorKind},
+    os::fd::OwnedFd,
+    sync::Arc,
+};
+
+use phantom_policy::{
+    Errno,
+    frame::{FromNode, FromRun, LONGEST_NAME},
+};
+use phantom_protocol::address::ApName;
+use socket2::{Domain, SockRef, Type};
+use tokio::{
+    io::Interest,
+    net::{TcpStream, UdpSocket, UnixStream},
+    sync::{OwnedSemaphorePermit, mpsc},
+    task::JoinSet,
+};
+
+use super::Run;
+use crate::{doors::CommandHandle, frames::Incoming};
+
+/// Frames that wait to be written.
+const QUEUE: usize = 64;
+/// The longest frame of a node: one with a name.
+const LONGEST: usize = LONGEST_NAME + 64;
+/// Datagrams of a flow that came before its socket stood.
+const EARLY: usize = 32;
+
+/// By which a node speaks to a run.
+#[derive(Clone, Debug)]
+pub(super) struct Voice(mpsc::Sender<Vec<u8>>);
+
+impl Voice {
+    /// Nobody hears it any more when the conversation has ended.
+    pub(super) async fn say(&self, frame: FromNode<'_>) {
+        let mut buffer = [0; LONGEST];
+        if let Some(bytes) = frame.encode(&mut buffer) {
+            let _heard = self.0.send(bytes.to_vec()).await;
+        }
+    }
+
+    pub(super) async fn verdict(&self, id: u32, outcome: Result<(), Errno>) {
+        self.say(FromNode::Verdict { id, outcome }).await;
+    }
+}
+
+/// Does what a run asks for, until it has ended. What is carried for it ends with it.
+pub(super) async fn converse<N: CommandHandle>(run: &Arc<Run<N>>, stream: UnixStream) -> io::Result<()> {
+    let (voice, said) = mpsc::channel(QUEUE);
+    let mut asked = Asked { run, voice: Voice(voice), carried: JoinSet::new(), early: HashMap::new() };
+    tokio::select! {
+        ended = read(&stream, &mut asked) => ended,
+        failed = write(&stream, said) => failed,
+    }
+}
+
+async fn read<N: CommandHandle>(stream: &UnixStream, asked: &mut Asked<'_, N>) -> io::Result<()> {
+    let mut incoming = Incoming::new();
+    loop {
+        stream.readable().await?;
+        match stream.try_io(Interest::READABLE, || incoming.fill(stream)) {
+            Ok(true) => {}
+            Ok(false) => return Ok(()),
+            Err(error) if error.kind() == ErrorKind::WouldBlock => continue,
+            Err(error) => return Err(error),
+        }
+        while let Some((frame, descriptors)) = incoming.next()? {
+            let frame = FromRun::decode(frame).ok_or(ErrorKind::InvalidData)?;
+            asked.answer(frame, descriptors).await?;
+        }
+    }
+}
+
+async fn write(stream: &UnixStream, mut said: mpsc::Receiver<Vec<u8>>) -> io::Result<()> {
+    while let Some(frame) = said.recv().await {
+        let mut left = &frame[..];
+        while !left.is_empty() {
+            stream.writable().await?;
+            match stream.try_write(left) {
+                Ok(written) => left = left.get(written..).unwrap_or_default(),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+    Ok(())
+}
+
+/// What a run has asked for.
+struct Asked<'a, N> {
+    run: &'a Arc<Run<N>>,
+    voice: Voice,
+    carried: JoinSet<()>,
+    /// Towards flows, for datagrams that come this way.
+    early: HashMap<u32, mpsc::Sender<Vec<u8>>>,
+}
+
+impl<N: CommandHandle> Asked<'_, N> {
+    async fn answer(&mut self, frame: FromRun<'_>, descriptors: &mut VecDeque<OwnedFd>) -> io::Result<()> {
+        while self.carried.try_join_next().is_some() {}
+        let descriptor = if frame.has_descriptor() {
+            Some(descriptors.pop_front().ok_or(ErrorKind::InvalidData)?)
+        } else {
+            None
+        };
+        match (frame, descriptor) {
+            (FromRun::Open { id, circle, to, padding }, Some(descriptor)) => {
+                let stream = stream(descriptor)?;
+                let Some(place) = self.place(id).await else { return Ok(()) };
+                let (run, voice) = (self.run.clone(), self.voice.clone());
+                self.carried.spawn(async move {
+                    let _place = place;
+                    run.carry(stream, id, circle, to, padding.unwrap_or(0), &voice).await;
+                });
+            }
+            (FromRun::Flow { id, circle, to }, Some(descriptor)) => {
+                let socket = datagrams(descriptor)?;
+                let Some(place) = self.place(id).await else { return Ok(()) };
+                let (run, voice) = (self.run.clone(), self.voice.clone());
+                let (early, came_early) = mpsc::channel(EARLY);
+                self.early.retain(|_, early| !early.is_closed());
+                self.early.insert(id, early);
+                self.carried.spawn(async move {
+                    let _place = place;
+                    run.carry_flow(socket, id, circle, to, came_early, &voice).await;
+                });
+            }
+            (FromRun::Datagram { id, bytes }, _) => {
+                if let Some(early) = self.early.get(&id) {
+                    let _lost = early.try_send(bytes.to_vec());
+                }
+            }
+            (FromRun::Name { id, name }, _) => {
+                let found = name.parse::<ApName>().ok().map(|name| self.run.addresses_of(name));
+                self.voice.say(FromNode::Named { id, found }).await;
+            }
+            (FromRun::Address { id, address }, _) => {
+                let name = self.run.party(address).map(|found| found.name.to_string());
+                self.voice.say(FromNode::Addressed { id, name: name.as_deref() }).await;
+            }
+            // Nobody was announced.
+            (FromRun::Visited { .. }, _) => {}
+            (FromRun::Open { .. } | FromRun::Flow { .. }, None) => return Err(ErrorKind::InvalidData.into()),
+        }
+        Ok(())
+    }
+
+    /// Room for one more, or the verdict that there is none.
+    async fn place(&mut self, id: u32) -> Option<[OwnedSemaphorePermit; 2]> {
+        let own = self.run.connections.clone().try_acquire_owned();
+        let common = self.run.runs.connections.clone().try_acquire_owned();
+        match (own, common) {
+            (Ok(own), Ok(common)) => Some([own, common]),
+            _ => {
+                self.voice.verdict(id, Err(Errno::EAGAIN)).await;
+                None
+            }
+        }
+    }
+}
+
+/// What a run hands over is what it says, or the conversation ends.
+fn stream(descriptor: OwnedFd) -> io::Result<TcpStream> {
+    let stream = std::net::TcpStream::from(of_internet(descriptor, Type::STREAM)?);
+    stream.set_nodelay(true)?;
+    TcpStream::from_std(stream)
+}
+
+fn datagrams(descriptor: OwnedFd) -> io::Result<UdpSocket> {
+    UdpSocket::from_std(of_internet(descriptor, Type::DGRAM)?.into())
+}
+
+fn of_internet(descriptor: OwnedFd, kind: Type) -> io::Result<OwnedFd> {
+    let socket = SockRef::from(&descriptor);
+    let is_of_internet = [Domain::IPV4, Domain::IPV6].contains(&socket.domain()?);
+    if !is_of_internet || socket.r#type()? != kind {
+        return Err(ErrorKind::InvalidData.into());
+    }
+    socket.set_nonblocking(true)?;
+    Ok(descriptor)
+}

@@ -1,0 +1,354 @@
+//! The run's side of the conversation with its node.
+//!
+//! If the node ends, so does the conversation, and all that was under way is unreachable. It is made again when somebody has
+//! something to say, if a node answers.
+
+use std::{
+    collections::HashMap,
+    fmt,
+    io::{self, ErrorKind, Write},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    os::{
+        fd::{AsFd, BorrowedFd},
+        unix::net::UnixStream,
+    },
+    sync::{
+        Arc, Mutex,
+        mpsc::{SyncSender, sync_channel},
+    },
+    thread,
+    time::Duration,
+};
+
+use nix::errno::Errno;
+use phantom_policy::{
+    Errno as Told,
+    frame::{FromNode, FromRun, LONGEST, PREFIX},
+};
+
+use super::lock;
+use crate::frames::{Incoming, send};
+
+/// A node that takes nothing for so long is as good as gone.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Begins a run at the node, once more.
+pub type Again = Box<dyn Fn() -> io::Result<UnixStream> + Send + Sync>;
+/// What is done at a verdict.
+pub(super) type AtVerdict = Box<dyn FnOnce(Result<(), Errno>) + Send>;
+/// An AP address, and what stands for it in IPv4.
+pub type Addresses = (Ipv6Addr, Option<Ipv4Addr>);
+
+/// With the node, as long as the run goes on.
+pub struct Conversation {
+    again: Again,
+    link: Mutex<Option<Arc<Link>>>,
+}
+
+/// What a run asks for.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Ask<'a> {
+    Open { circle: u64, to: SocketAddr, padding: Option<u64> },
+    Name(&'a str),
+    Address(IpAddr),
+}
+
+/// Who waits for an answer.
+enum Waiter {
+    Verdict(AtVerdict),
+    Named(SyncSender<Option<Addresses>>),
+    Addressed(SyncSender<Option<String>>),
+}
+
+impl Conversation {
+    /// Goes on with a run that was begun over this stream.
+    pub fn new(begun: UnixStream, again: Again) -> io::Result<Conversation> {
+        Ok(Conversation { again, link: Mutex::new(Some(Link::over(begun)?)) })
+    }
+
+    /// Hands a connection over, to be carried to a party. If this returns an error, nothing comes of it.
+    pub(super) fn open(
+        &self,
+        circle: u64,
+        to: SocketAddr,
+        padding: u64,
+        far: BorrowedFd<'_>,
+        at_verdict: AtVerdict,
+    ) -> Result<(), Errno> {
+        let ask = Ask::Open { circle, to, padding: Some(padding) };
+        self.ask(ask, Some(far), Waiter::Verdict(at_verdict))
+    }
+
+    /// The addresses of a name. Nothing if there is no such name.
+    pub fn addresses_of(&self, name: &str) -> Result<Option<Addresses>, Errno> {
+        let (answer, answered) = sync_channel(1);
+        self.ask(Ask::Name(name), None, Waiter::Named(answer))?;
+        answered.recv().map_err(|_| Errno::ENETUNREACH)
+    }
+
+    /// The name of an address that the run has asked for.
+    pub fn name_of(&self, address: IpAddr) -> Result<Option<String>, Errno> {
+        let (answer, answered) = sync_channel(1);
+        self.ask(Ask::Address(address), None, Waiter::Addressed(answer))?;
+        answered.recv().map_err(|_| Errno::ENETUNREACH)
+    }
+
+    fn ask(&self, ask: Ask<'_>, with: Option<BorrowedFd<'_>>, waiter: Waiter) -> Result<(), Errno> {
+        let mut waiter = waiter;
+        // That the node has gone may show only when something is said.
+        for _ in 0..2 {
+            let link = self.link().map_err(|_| Errno::ENETUNREACH)?;
+            match link.ask(ask, with, waiter) {
+                Ok(()) => return Ok(()),
+                Err(unheard) => waiter = unheard,
+            }
+        }
+        Err(Errno::ENETUNREACH)
+    }
+
+    /// The link that stands, or another one.
+    fn link(&self) -> io::Result<Arc<Link>> {
+        let mut link = lock(&self.link);
+        if let Some(link) = link.as_ref().filter(|link| link.stands()) {
+            return Ok(link.clone());
+        }
+        let fresh = Link::over((self.again)()?)?;
+        *link = Some(fresh.clone());
+        Ok(fresh)
+    }
+}
+
+impl fmt::Debug for Conversation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Conversation")
+    }
+}
+
+/// One connection to the node.
+struct Link {
+    stream: UnixStream,
+    /// Where frames are written; who has it, speaks.
+    voice: Mutex<Box<[u8]>>,
+    /// Nothing when it has ended.
+    waiting: Mutex<Option<Waiting>>,
+}
+
+#[derive(Default)]
+struct Waiting {
+    last: u32,
+    by_id: HashMap<u32, Waiter>,
+}
+
+impl Link {
+    fn over(stream: UnixStream) -> io::Result<Arc<Link>> {
+        stream.set_nonblocking(false)?;
+        stream.set_write_timeout(Some(PATIENCE))?;
+        let (voice, waiting) = (vec![0; PREFIX + LONGEST].into(), Some(Waiting::default()));
+        let link = Arc::new(Link { stream, voice: Mutex::new(voice), waiting: Mutex::new(waiting) });
+        let listening = link.clone();
+        thread::Builder::new().name("node".to_owned()).spawn(move || {
+            let _ended = listening.listen();
+            listening.end();
+        })?;
+        Ok(link)
+    }
+
+    fn stands(&self) -> bool {
+        lock(&self.waiting).is_some()
+    }
+
+    /// Asks, or gives the waiter back.
+    fn ask(&self, ask: Ask<'_>, with: Option<BorrowedFd<'_>>, waiter: Waiter) -> Result<(), Waiter> {
+        let id = {
+            let mut waiting = lock(&self.waiting);
+            let Some(waiting) = waiting.as_mut() else { return Err(waiter) };
+            waiting.last = waiting.last.wrapping_add(1);
+            waiting.by_id.insert(waiting.last, waiter);
+            waiting.last
+        };
+        let frame = match ask {
+            Ask::Open { circle, to, padding } => FromRun::Open { id, circle, to, padding },
+            Ask::Name(name) => FromRun::Name { id, name },
+            Ask::Address(address) => FromRun::Address { id, address },
+        };
+        let said = self.say(frame, with);
+        if said.is_ok() {
+            return Ok(());
+        }
+        let unheard = lock(&self.waiting).as_mut().and_then(|waiting| waiting.by_id.remove(&id));
+        // A part of a frame may have been written.
+        self.end();
+        // Without it the end has told the waiter already.
+        unheard.map_or(Ok(()), Err)
+    }
+
+    fn say(&self, frame: FromRun<'_>, with: Option<BorrowedFd<'_>>) -> io::Result<()> {
+        let mut voice = lock(&self.voice);
+        let bytes = frame.encode(&mut voice).ok_or(ErrorKind::InvalidInput)?;
+        let descriptors: Vec<_> = with.into_iter().collect();
+        let sent = loop {
+            match send(&self.stream, bytes, &descriptors) {
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                sent => break sent?,
+            }
+        };
+        (&self.stream).write_all(bytes.get(sent..).unwrap_or_default())
+    }
+
+    /// Hears what the node says, until it has ended.
+    fn listen(&self) -> io::Result<()> {
+        let mut incoming = Incoming::new();
+        loop {
+            match incoming.fill(self.stream.as_fd()) {
+                Ok(true) => {}
+                Ok(false) => return Ok(()),
+                Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+                Err(error) => return Err(error),
+            }
+            while let Some((frame, _)) = incoming.next()? {
+                self.hear(FromNode::decode(frame).ok_or(ErrorKind::InvalidData)?)?;
+            }
+        }
+    }
+
+    fn hear(&self, frame: FromNode<'_>) -> io::Result<()> {
+        let waiter = |id| lock(&self.waiting).as_mut().and_then(|waiting| waiting.by_id.remove(&id));
+        match frame {
+            FromNode::Verdict { id, outcome } => {
+                if let Some(Waiter::Verdict(at_verdict)) = waiter(id) {
+                    at_verdict(outcome.map_err(|Told(errno)| Errno::from_raw(errno.into())));
+                }
+            }
+            FromNode::Named { id, found } => {
+                if let Some(Waiter::Named(answer)) = waiter(id) {
+                    let _has_gone = answer.send(found);
+                }
+            }
+            FromNode::Addressed { id, name } => {
+                if let Some(Waiter::Addressed(answer)) = waiter(id) {
+                    let _has_gone = answer.send(name.map(str::to_owned));
+                }
+            }
+            // Nothing of this run is published.
+            FromNode::Visit { id, .. } => {
+                self.say(FromRun::Visited { id, outcome: Err(Told::ECONNREFUSED) }, None)?;
+            }
+            FromNode::Ended { .. } => {}
+        }
+        Ok(())
+    }
+
+    /// Nobody waits for it any more.
+    fn end(&self) {
+        let _has_ended = self.stream.shutdown(std::net::Shutdown::Both);
+        let waiting = lock(&self.waiting).take();
+        for waiter in waiting.map(|waiting| waiting.by_id).unwrap_or_default().into_values() {
+            if let Waiter::Verdict(at_verdict) = waiter {
+                at_verdict(Err(Errno::ENETUNREACH));
+            }
+        }
+    }
+}
+
+impl fmt::Debug for Link {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Link")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        collections::VecDeque,
+        os::fd::OwnedFd,
+        sync::mpsc::{Receiver, channel},
+    };
+
+    use super::*;
+
+    /// A run whose node is played by the test: the streams that it makes.
+    fn run() -> (Conversation, Receiver<UnixStream>) {
+        let (made, nodes) = channel();
+        let again = move || {
+            let (run, node) = UnixStream::pair()?;
+            made.send(node).map_err(|_| io::Error::from(ErrorKind::ConnectionRefused))?;
+            Ok(run)
+        };
+        (Conversation::new(again().unwrap(), Box::new(again)).unwrap(), nodes)
+    }
+
+    /// The next frame that a run says, as its id, whether it is about a name, and its descriptors.
+    fn heard(node: &UnixStream, incoming: &mut Incoming) -> (u32, bool, VecDeque<OwnedFd>) {
+        loop {
+            if let Some((frame, descriptors)) = incoming.next().unwrap() {
+                return match FromRun::decode(frame).unwrap() {
+                    FromRun::Open { id, padding: Some(7), .. } => (id, false, std::mem::take(descriptors)),
+                    FromRun::Name { id, .. } => (id, true, VecDeque::new()),
+                    other => panic!("{other:?}"),
+                };
+            }
+            assert!(incoming.fill(node).unwrap());
+        }
+    }
+
+    fn say(mut node: &UnixStream, frame: FromNode<'_>) {
+        node.write_all(frame.encode(&mut [0; 256]).unwrap()).unwrap();
+    }
+
+    fn open(run: &Conversation) -> (Result<(), Errno>, Receiver<Result<(), Errno>>) {
+        let (told, verdict) = channel();
+        let (far, _) = UnixStream::pair().unwrap();
+        let at_verdict = Box::new(move |outcome| told.send(outcome).unwrap());
+        let to = "[fc00::1]:80".parse().unwrap();
+        (run.open(0, to, 7, far.as_fd(), at_verdict), verdict)
+    }
+
+    #[test]
+    fn answers_find_whoever_asked_in_any_order() {
+        let (run, nodes) = run();
+        let (node, mut incoming) = (nodes.recv().unwrap(), Incoming::new());
+        let opened = [open(&run).1, open(&run).1];
+        let (first, _, descriptors) = heard(&node, &mut incoming);
+        let (second, ..) = heard(&node, &mut incoming);
+        assert!(!descriptors.is_empty() && first != second);
+        say(&node, FromNode::Verdict { id: second, outcome: Err(Told::ECONNREFUSED) });
+        say(&node, FromNode::Verdict { id: first, outcome: Ok(()) });
+        assert_eq!(opened[0].recv().unwrap(), Ok(()));
+        assert_eq!(opened[1].recv().unwrap(), Err(Errno::ECONNREFUSED));
+        thread::scope(|scope| {
+            let asking = scope.spawn(|| run.addresses_of("x.ap"));
+            let (id, is_name, _) = heard(&node, &mut incoming);
+            assert!(is_name);
+            let found = ("fc00::2".parse().unwrap(), None);
+            say(&node, FromNode::Named { id, found: Some(found) });
+            assert_eq!(asking.join().unwrap(), Ok(Some(found)));
+        });
+    }
+
+    #[test]
+    fn what_is_under_way_is_unreachable_when_the_node_ends_and_the_next_call_finds_another_one() {
+        let (run, nodes) = run();
+        let (_, verdict) = open(&run);
+        let node = nodes.recv().unwrap();
+        heard(&node, &mut Incoming::new());
+        drop(node);
+        assert_eq!(verdict.recv().unwrap(), Err(Errno::ENETUNREACH));
+        let (done, verdict) = open(&run);
+        assert_eq!(done, Ok(()));
+        let node = nodes.recv().unwrap();
+        let (id, ..) = heard(&node, &mut Incoming::new());
+        say(&node, FromNode::Verdict { id, outcome: Ok(()) });
+        assert_eq!(verdict.recv().unwrap(), Ok(()));
+        // And if there is none, it is told at once.
+        drop((node, nodes));
+        loop {
+            match open(&run) {
+                (Err(Errno::ENETUNREACH), _) => break,
+                // It has not noticed yet.
+                (Ok(()), verdict) => assert_eq!(verdict.recv().unwrap(), Err(Errno::ENETUNREACH)),
+                (other, _) => panic!("{other:?}"),
+            }
+        }
+        assert_eq!(run.addresses_of("x.ap"), Err(Errno::ENETUNREACH));
+    }
+}

@@ -1,0 +1,155 @@
+//! Where the sockets of a run live: in a network namespace of the run's own, or, where the system gives none, on this
+//! machine's loopback interface.
+
+use std::{
+    io,
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream},
+    os::fd::OwnedFd,
+};
+
+use nix::errno::Errno;
+use phantom_policy::socket::Kind;
+
+use super::{
+    errno,
+    island::Island,
+    listeners,
+    meeting::{Meeting, of_family},
+};
+use crate::doors::has_no_ipv6;
+
+/// All that depends on where sockets live.
+#[derive(Debug)]
+pub struct Land {
+    kind: LandKind,
+    meeting: Meeting,
+    /// Who answers for names over TCP, over IPv4 and IPv6.
+    names: [Option<SocketAddr>; 2],
+}
+
+#[derive(Debug)]
+enum LandKind {
+    Island(Island),
+    Loopback,
+}
+
+/// Sockets on which somebody has to answer for names.
+#[derive(Debug)]
+pub struct NameServers {
+    /// Over TCP.
+    pub tcp: Vec<TcpListener>,
+    /// Over UDP, where there is UDP.
+    pub udp: Vec<OwnedFd>,
+}
+
+impl Land {
+    /// A namespace of the run's own, in which it has this address.
+    pub fn island(own: Ipv6Addr) -> io::Result<(Land, NameServers)> {
+        let (island, ports) = Island::new(own)?;
+        Land::new(LandKind::Island(island), ports.meeting, ports.names, ports.datagrams)
+    }
+
+    /// This machine's loopback interface, on which there are others, too.
+    pub fn loopback() -> io::Result<(Land, NameServers)> {
+        let pair = || -> io::Result<_> {
+            let v4 = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+            let v6 = match TcpListener::bind((Ipv6Addr::LOCALHOST, 0)) {
+                Err(error) if has_no_ipv6(&error) => None,
+                bound => Some(bound?),
+            };
+            Ok((v4, v6))
+        };
+        Land::new(LandKind::Loopback, pair()?, pair()?, Vec::new())
+    }
+
+    fn new(
+        kind: LandKind,
+        meeting: (TcpListener, Option<TcpListener>),
+        names: (TcpListener, Option<TcpListener>),
+        udp: Vec<OwnedFd>,
+    ) -> io::Result<(Land, NameServers)> {
+        let meeting = Meeting::at(meeting.0, meeting.1)?;
+        let (v4, v6) = names;
+        let v6_address = v6.as_ref().map(TcpListener::local_addr).transpose()?;
+        let names = [Some(v4.local_addr()?), v6_address];
+        let tcp = [Some(v4), v6].into_iter().flatten().collect();
+        Ok((Land { kind, meeting, names }, NameServers { tcp, udp }))
+    }
+
+    pub(super) fn is_island(&self) -> bool {
+        matches!(self.kind, LandKind::Island(_))
+    }
+
+    /// A socket of the Internet.
+    pub(super) fn socket(&self, family: i32, kind: Kind) -> Result<OwnedFd, Errno> {
+        match (&self.kind, kind) {
+            (LandKind::Island(island), Kind::Stream) => island.socket(family, libc::SOCK_STREAM, 0),
+            (LandKind::Island(island), Kind::Datagram) => island.socket(family, libc::SOCK_DGRAM, 0),
+            (LandKind::Loopback, Kind::Stream) => bound_socket(family),
+            (LandKind::Loopback, Kind::Datagram) => Err(Errno::EPROTONOSUPPORT),
+        }
+    }
+
+    /// A socket that asks the kernel about the network: about the run's own, if it has one.
+    pub(super) fn netlink(&self, kind: i32, protocol: i32) -> Result<OwnedFd, Errno> {
+        match &self.kind {
+            LandKind::Island(island) => island.socket(libc::AF_NETLINK, kind, protocol),
+            LandKind::Loopback => {
+                let made = socket2::Socket::new(libc::AF_NETLINK.into(), kind.into(), Some(protocol.into()));
+                made.map(OwnedFd::from).map_err(|error| errno(&error))
+            }
+        }
+    }
+
+    /// Connects a program's socket to us. Returns its far end.
+    pub(super) fn far_end(&self, program: &OwnedFd, family: i32, to: SocketAddr) -> Result<TcpStream, Errno> {
+        self.meeting.far_end(program, family, to)
+    }
+
+    /// Whether somebody of ours listens there, whom no program is to meet.
+    pub(super) fn is_ours(&self, place: SocketAddr) -> bool {
+        self.meeting.is_at(place)
+    }
+
+    /// Who answers for names, for sockets of this family.
+    pub(super) fn names(&self, family: i32) -> Option<SocketAddr> {
+        let [v4, v6] = self.names;
+        if family == libc::AF_INET { v4 } else { v6.or(v4.map(|v4| of_family(v4, family))) }
+    }
+
+    /// Who listens at a place where programs of the run connect to.
+    pub(super) fn listeners_at(&self, place: SocketAddr) -> io::Result<Vec<listeners::Listener>> {
+        match &self.kind {
+            LandKind::Island(island) => listeners::at(place, &island.process()),
+            LandKind::Loopback => listeners::at(place, "self"),
+        }
+    }
+}
+
+/// A stream socket that reaches the loopback interface and nothing else, for as long as it lives.
+fn bound_socket(family: i32) -> Result<OwnedFd, Errno> {
+    let made = socket2::Socket::new(family.into(), socket2::Type::STREAM, None);
+    let made = made.map_err(|error| errno(&error))?;
+    made.bind_device(Some(b"lo")).map_err(|error| errno(&error))?;
+    Ok(made.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{
+        super::meeting::{canonical, local_address},
+        *,
+    };
+
+    #[test]
+    fn whom_we_accept_is_whom_we_have_connected() {
+        let (land, _names) = Land::loopback().unwrap();
+        // Somebody else comes first.
+        let _stranger = TcpStream::connect(land.meeting.place()).unwrap();
+        for (family, to) in [(libc::AF_INET, "127.192.0.1:80"), (libc::AF_INET6, "[::ffff:127.192.0.1]:80")] {
+            let program = land.socket(family, Kind::Stream).unwrap();
+            let far = land.far_end(&program, family, to.parse().unwrap()).unwrap();
+            assert_eq!(canonical(far.peer_addr().unwrap()), local_address(&program).unwrap());
+        }
+    }
+}

@@ -1,0 +1,111 @@
+//! Where programs' sockets are connected to, so that we get their far ends.
+
+use std::{
+    net::{IpAddr, SocketAddr, TcpListener, TcpStream},
+    os::fd::{AsFd, AsRawFd, OwnedFd},
+    sync::Mutex,
+    time::Duration,
+};
+
+use nix::{
+    errno::Errno,
+    poll::{PollFd, PollFlags, PollTimeout, poll},
+    sys::socket::{SockaddrStorage, connect},
+};
+use phantom_policy::socket;
+
+use super::{errno, lock};
+
+/// A connection on this machine stands at once.
+const AT_ONCE: Duration = Duration::from_secs(5);
+
+/// Listeners of our own.
+#[derive(Debug)]
+pub(super) struct Meeting {
+    v4: Place,
+    /// Where there is IPv6.
+    v6: Option<Place>,
+}
+
+#[derive(Debug)]
+struct Place {
+    listener: Mutex<TcpListener>,
+    address: SocketAddr,
+}
+
+impl Meeting {
+    pub(super) fn at(v4: TcpListener, v6: Option<TcpListener>) -> std::io::Result<Meeting> {
+        Ok(Meeting { v4: Place::at(v4)?, v6: v6.map(Place::at).transpose()? })
+    }
+
+    #[cfg(test)]
+    pub(super) fn place(&self) -> SocketAddr {
+        self.v4.address
+    }
+
+    /// Whether this is one of our listeners.
+    pub(super) fn is_at(&self, place: SocketAddr) -> bool {
+        [Some(&self.v4), self.v6.as_ref()].into_iter().flatten().any(|own| own.address == place)
+    }
+
+    /// Connects a program's socket, which is on its way to `to`. Returns the other end of the connection.
+    pub(super) fn far_end(&self, program: &OwnedFd, family: i32, to: SocketAddr) -> Result<TcpStream, Errno> {
+        let place = match &self.v6 {
+            Some(v6) if family == socket::INET6 && to.ip().to_canonical().is_ipv6() => v6,
+            _ => &self.v4,
+        };
+        // One at a time: whom we accept is whom we have connected.
+        let listener = lock(&place.listener);
+        match connect(program.as_raw_fd(), &SockaddrStorage::from(of_family(place.address, family))) {
+            Ok(()) | Err(Errno::EINPROGRESS) => {}
+            Err(Errno::ECONNREFUSED) => return Err(Errno::ENETUNREACH),
+            Err(errno) => return Err(errno),
+        }
+        let own = local_address(program)?;
+        loop {
+            wait_for(&*listener, PollFlags::POLLIN)?;
+            let (far, from) = listener.accept().map_err(|error| errno(&error))?;
+            if canonical(from) == own {
+                return Ok(far);
+            }
+        }
+    }
+}
+
+impl Place {
+    fn at(listener: TcpListener) -> std::io::Result<Place> {
+        let address = listener.local_addr()?;
+        Ok(Place { listener: Mutex::new(listener), address })
+    }
+}
+
+/// An address, so that a socket of this family takes it.
+pub(super) fn of_family(place: SocketAddr, family: i32) -> SocketAddr {
+    match place.ip() {
+        IpAddr::V4(v4) if family == socket::INET6 => {
+            SocketAddr::new(v4.to_ipv6_mapped().into(), place.port())
+        }
+        _ => place,
+    }
+}
+
+pub(super) fn canonical(place: SocketAddr) -> SocketAddr {
+    SocketAddr::new(place.ip().to_canonical(), place.port())
+}
+
+pub(super) fn local_address(socket: &OwnedFd) -> Result<SocketAddr, Errno> {
+    let address = socket2::SockRef::from(socket).local_addr().map_err(|error| errno(&error))?;
+    address.as_socket().map(canonical).ok_or(Errno::EAFNOSUPPORT)
+}
+
+pub(super) fn wait_for(socket: &impl AsFd, event: PollFlags) -> Result<(), Errno> {
+    let patience = PollTimeout::try_from(AT_ONCE).unwrap_or(PollTimeout::MAX);
+    loop {
+        match poll(&mut [PollFd::new(socket.as_fd(), event)], patience) {
+            Err(Errno::EINTR) => {}
+            Ok(0) => return Err(Errno::ENETUNREACH),
+            Ok(_) => return Ok(()),
+            Err(errno) => return Err(errno),
+        }
+    }
+}
