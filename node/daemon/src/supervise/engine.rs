@@ -230,7 +230,7 @@ impl Engine {
             _ if self.run.land.is_island() && !is_own => return self.connect_to_machine(program, family, to),
             _ => to,
         };
-        Ok(connect(program.as_raw_fd(), &SockaddrStorage::from(of_family(to, family)))?)
+        connect(program.as_raw_fd(), &SockaddrStorage::from(of_family(to, family)))
     }
 
     fn connect_to_machine(&self, program: &OwnedFd, family: i32, to: SocketAddr) -> Result<(), Errno> {
