@@ -22,7 +22,7 @@ const TCP: i32 = 6;
 const UDP: i32 = 17;
 
 /// What a socket carries.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Kind {
     /// TCP.
     Stream,

@@ -4,6 +4,7 @@ mod ending;
 mod handed_over;
 mod namespaces;
 mod program;
+mod publish;
 
 use std::{
     ffi::{OsStr, OsString},
@@ -28,7 +29,9 @@ use tokio::{
     time::timeout,
 };
 
+use self::publish::{Serving, Told};
 use super::Whom;
+use crate::doors::local_socket::Publish;
 use crate::supervise::{self, Again, Conversation, Land, NameServers, Run, start, supervise};
 
 /// A node that does not answer for so long is not there.
@@ -48,6 +51,7 @@ Examples:
   phantom run -- curl http://NAME.ap/
   phantom run -- bash
   phantom run --allow-local -- psql -h 127.0.0.1
+  phantom run --publish 80:8000 --as site -- python3 -m http.server      others open http://NAME.ap/
 
 Exit codes: those of the program; 128 and the number of the signal that ended it; 127 there is no such program; 126 it
 cannot be started; 1 no node is running.")]
@@ -66,6 +70,8 @@ pub(super) struct Options {
     #[arg(long)]
     allow_local: bool,
     #[command(flatten)]
+    serving: Serving,
+    #[command(flatten)]
     whom: Whom,
 }
 
@@ -81,9 +87,15 @@ pub(super) async fn seal(args: &Options, name: &OsStr, arguments: &[OsString]) -
         eprintln!("phantom: {unfit}");
         return Ok(ExitCode::from(NOT_STARTED));
     }
-    let (own, _, begun) = args.whom.connect().await?.run(None).await?;
+    let (open, publish) = (args.serving.open()?, args.serving.publish());
+    let (own, public, begun) = args.whom.connect().await?.run(publish.clone()).await?;
+    let told = args.serving.told(public);
     let commands = [args.whom.places(None), args.whom.places(args.whom.state.as_deref())].concat();
-    let conversation = Arc::new(Conversation::new(begun, again(args.whom.clone(), Handle::current()))?);
+    let again = again(args.whom.clone(), publish.clone(), told, Handle::current());
+    let conversation = Arc::new(Conversation::new(begun, again)?);
+    if publish.is_some() {
+        conversation.keep_up()?;
+    }
     let (land, name_servers) = land(own)?;
     serve_names(name_servers, conversation.clone()).context("The program's names cannot be served")?;
     let mut command = Command::new(name);
@@ -100,7 +112,7 @@ pub(super) async fn seal(args: &Options, name: &OsStr, arguments: &[OsString]) -
     };
     let (child, calls) = sealed.into_parts();
     let rules = Rules { allow_local: args.allow_local };
-    let run = Run { land, conversation, rules, commands, runtime: Handle::current() };
+    let run = Run { land, conversation, rules, open, commands, runtime: Handle::current() };
     let _until_this_process_ends = spawn_blocking(move || supervise(calls, run));
     let ended = ending::wait_for(child).await?;
     if ended.signal == Some(Signal::SIGSYS) {
@@ -112,13 +124,16 @@ pub(super) async fn seal(args: &Options, name: &OsStr, arguments: &[OsString]) -
 }
 
 /// Begins the run once more: the node may have been started again.
-fn again(whom: Whom, runtime: Handle) -> Again {
+fn again(whom: Whom, publish: Option<Publish>, told: Told, runtime: Handle) -> Again {
     Box::new(move || {
         let begun = runtime.block_on(async {
-            let begin = async { anyhow::Ok(whom.connect().await?.run(None).await?) };
+            let begin = async { anyhow::Ok(whom.connect().await?.run(publish.clone()).await?) };
             timeout(PATIENCE, begin).await.map_err(io::Error::from)?.map_err(io::Error::other)
         });
-        begun.map(|(_, _, stream)| stream)
+        begun.map(|(_, public, stream)| {
+            told.tell(public);
+            stream
+        })
     })
 }
 

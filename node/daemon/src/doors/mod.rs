@@ -57,7 +57,6 @@ pub use socks::SocksDoor;
 pub use status::{Link, Paths, Quota, ReadyPath, Service, Status};
 pub use transparent::TransparentPort;
 pub use visit::Visit;
-pub use visitors::{Visitors, Visits};
 
 use crate::{
     outward::Rules,
@@ -141,6 +140,12 @@ pub struct Serving {
     pub name: ApName,
     /// What keeps it online.
     pub online: Box<dyn Any + Send + Sync>,
+}
+
+impl fmt::Debug for Serving {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Serving({})", self.name)
+    }
 }
 
 /// What the command line alone asks of a node.

@@ -9,6 +9,7 @@ use std::{
 };
 
 use futures_util::{FutureExt, future::BoxFuture};
+use phantom_policy::{Errno, socket::Kind};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::session::{Caller, Protocol, Refusal, Serve};
@@ -18,22 +19,22 @@ const OPEN: usize = 256;
 
 /// Somebody wants to come in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Visit {
+pub(super) struct Visit {
     /// Names it in the answer.
-    pub id: u32,
-    /// Of the port.
-    pub protocol: Protocol,
+    pub(super) id: u32,
+    /// By what.
+    pub(super) kind: Kind,
     /// Where it wants to come in.
-    pub port: u16,
+    pub(super) port: u16,
     /// Who comes.
-    pub address: Ipv6Addr,
+    pub(super) address: Ipv6Addr,
     /// The same, where there is only IPv4.
-    pub alias: Ipv4Addr,
+    pub(super) alias: Ipv4Addr,
 }
 
 /// Those who want to come in to one run.
 #[derive(Debug)]
-pub struct Visitors {
+pub(super) struct Visitors {
     ask: mpsc::Sender<Visit>,
     open: Mutex<Open>,
 }
@@ -48,17 +49,27 @@ struct Open {
 
 /// The run's end of it. Dropping it turns everybody away.
 #[derive(Debug)]
-pub struct Visits {
+pub(super) struct Visits {
     visitors: Arc<Visitors>,
     asked: mpsc::Receiver<Visit>,
 }
 
 impl Visitors {
     /// Nobody yet.
-    pub fn new() -> (Arc<Visitors>, Visits) {
+    pub(super) fn new() -> (Arc<Visitors>, Visits) {
         let (ask, asked) = mpsc::channel(OPEN);
         let visitors = Arc::new(Visitors { ask, open: Mutex::default() });
         (visitors.clone(), Visits { visitors, asked })
+    }
+
+    /// What the run says to a visit: a socket, or the error number of its attempt. Who waits no longer is forgotten.
+    pub(super) fn answer(&self, id: u32, said: Result<OwnedFd, Errno>) {
+        let waiting = self.lock().waiting.remove(&id);
+        let answer =
+            said.map_err(|Errno(errno)| Refusal::of_dial(&io::Error::from_raw_os_error(errno.into())));
+        if let Some(waiting) = waiting {
+            let _waits_no_longer = waiting.send(answer);
+        }
     }
 
     fn enter(self: &Arc<Self>) -> Result<(Waiting, oneshot::Receiver<Answer>), Refusal> {
@@ -96,7 +107,8 @@ impl Serve for Arc<Visitors> {
             let (waiting, answered) = self.enter()?;
             let Caller { party, alias } = caller;
             let address = party.address().into();
-            let asked = self.ask.try_send(Visit { id: waiting.id, protocol, port, address, alias });
+            let kind = if protocol == Protocol::Udp { Kind::Datagram } else { Kind::Stream };
+            let asked = self.ask.try_send(Visit { id: waiting.id, kind, port, address, alias });
             asked.map_err(|error| match error {
                 mpsc::error::TrySendError::Full(_) => Refusal::Busy,
                 mpsc::error::TrySendError::Closed(_) => Refusal::Refused,
@@ -108,18 +120,14 @@ impl Serve for Arc<Visitors> {
 }
 
 impl Visits {
-    /// Who comes next.
-    pub async fn next(&mut self) -> Option<Visit> {
-        self.asked.recv().await
+    /// To whom answers go.
+    pub(super) fn visitors(&self) -> Arc<Visitors> {
+        self.visitors.clone()
     }
 
-    /// What the run says to a visit: a socket, or the error number of its attempt. Who waits no longer is forgotten.
-    pub fn answer(&self, id: u32, said: Result<OwnedFd, u8>) {
-        let waiting = self.visitors.lock().waiting.remove(&id);
-        let answer = said.map_err(|errno| Refusal::of_dial(&io::Error::from_raw_os_error(errno.into())));
-        if let Some(waiting) = waiting {
-            let _waits_no_longer = waiting.send(answer);
-        }
+    /// Who comes next.
+    pub(super) async fn next(&mut self) -> Option<Visit> {
+        self.asked.recv().await
     }
 }
 
@@ -154,12 +162,12 @@ mod tests {
         let (one, two) = (come(&visitors, 1), come(&visitors, 2));
         let asked = [visits.next().await.unwrap(), visits.next().await.unwrap()];
         assert_ne!(asked[0].id, asked[1].id);
-        for Visit { id, protocol, port, address, alias } in asked {
-            assert_eq!((protocol, alias), (Protocol::Tcp, caller().alias));
+        for Visit { id, kind, port, address, alias } in asked {
+            assert_eq!((kind, alias), (Kind::Stream, caller().alias));
             assert_eq!(address, Ipv6Addr::from(caller().party.address()));
             let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
-            visits.answer(id, if port == 1 { Ok(socket.into()) } else { Err(libc::ECONNREFUSED as u8) });
-            visits.answer(id, Err(0));
+            visitors.answer(id, if port == 1 { Ok(socket.into()) } else { Err(Errno::ECONNREFUSED) });
+            visitors.answer(id, Err(Errno::EACCES));
         }
         assert!(one.await.unwrap().is_ok());
         assert_eq!(two.await.unwrap().err(), Some(Refusal::Refused));
@@ -180,7 +188,7 @@ mod tests {
             assert!(waiting.await.unwrap_err().is_cancelled());
         }
         assert!(visitors.lock().waiting.is_empty());
-        visits.answer(gone.id, Err(0));
+        visitors.answer(gone.id, Err(Errno::EACCES));
         let next = come(&visitors, 2);
         while visits.next().await.unwrap().port != 2 {}
         next.abort();

@@ -9,11 +9,12 @@ use std::{
     io::{self, ErrorKind, Write},
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     os::{
-        fd::{AsFd, BorrowedFd},
+        fd::{AsFd, BorrowedFd, OwnedFd},
         unix::net::UnixStream,
     },
     sync::{
-        Arc, Mutex,
+        Arc, Condvar, Mutex, OnceLock,
+        atomic::{AtomicUsize, Ordering},
         mpsc::{SyncSender, sync_channel},
     },
     thread,
@@ -26,11 +27,15 @@ use phantom_policy::{
     frame::{FromNode, FromRun, LONGEST, PREFIX},
 };
 
-use super::lock;
+use super::{lock, visits::Visit};
 use crate::frames::{Incoming, send};
 
 /// A node that takes nothing for so long is as good as gone.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// Before a node is looked for again.
+const PAUSE: Duration = Duration::from_millis(500);
+/// Visitors who wait at once.
+const VISITS: usize = 256;
 
 /// Begins a run at the node, once more.
 pub type Again = Box<dyn Fn() -> io::Result<UnixStream> + Send + Sync>;
@@ -43,7 +48,13 @@ pub type Addresses = (Ipv6Addr, Option<Ipv4Addr>);
 pub struct Conversation {
     again: Again,
     link: Mutex<Option<Arc<Link>>>,
+    reception: Arc<Reception>,
 }
+
+/// Who makes sockets for those who come to the run. Until there is somebody, all are turned away.
+type Reception = OnceLock<AtVisit>;
+/// Blocks as long as a server takes to have room for one more.
+pub(super) type AtVisit = Box<dyn Fn(Visit) -> Result<OwnedFd, Errno> + Send + Sync>;
 
 /// What a run asks for.
 #[derive(Clone, Copy, Debug)]
@@ -63,7 +74,31 @@ enum Waiter {
 impl Conversation {
     /// Goes on with a run that was begun over this stream.
     pub fn new(begun: UnixStream, again: Again) -> io::Result<Conversation> {
-        Ok(Conversation { again, link: Mutex::new(Some(Link::over(begun)?)) })
+        let reception = Arc::<Reception>::default();
+        let link = Link::over(begun, reception.clone())?;
+        Ok(Conversation { again, link: Mutex::new(Some(link)), reception })
+    }
+
+    /// Begins again whenever the node has ended and another one answers. Without it that happens when somebody asks for
+    /// something, which a server may never do.
+    pub fn keep_up(self: &Arc<Self>) -> io::Result<()> {
+        let kept = Arc::downgrade(self);
+        let keep = move || {
+            while let Some(conversation) = kept.upgrade() {
+                let link = conversation.link();
+                drop(conversation);
+                match link {
+                    Ok(link) => link.wait_until_ended(),
+                    Err(_) => thread::sleep(PAUSE),
+                }
+            }
+        };
+        thread::Builder::new().name("keep up".to_owned()).spawn(keep).map(drop)
+    }
+
+    /// From now on this makes sockets for those who come.
+    pub(super) fn receive_visitors(&self, at_visit: AtVisit) {
+        let _only_once = self.reception.set(at_visit);
     }
 
     /// Hands a connection over, to be carried to a party. If this returns an error, nothing comes of it.
@@ -112,7 +147,7 @@ impl Conversation {
         if let Some(link) = link.as_ref().filter(|link| link.stands()) {
             return Ok(link.clone());
         }
-        let fresh = Link::over((self.again)()?)?;
+        let fresh = Link::over((self.again)()?, self.reception.clone())?;
         *link = Some(fresh.clone());
         Ok(fresh)
     }
@@ -131,6 +166,10 @@ struct Link {
     voice: Mutex<Box<[u8]>>,
     /// Nothing when it has ended.
     waiting: Mutex<Option<Waiting>>,
+    ended: Condvar,
+    reception: Arc<Reception>,
+    /// Visitors who wait.
+    visits: AtomicUsize,
 }
 
 #[derive(Default)]
@@ -140,11 +179,19 @@ struct Waiting {
 }
 
 impl Link {
-    fn over(stream: UnixStream) -> io::Result<Arc<Link>> {
+    fn over(stream: UnixStream, reception: Arc<Reception>) -> io::Result<Arc<Link>> {
         stream.set_nonblocking(false)?;
         stream.set_write_timeout(Some(PATIENCE))?;
         let (voice, waiting) = (vec![0; PREFIX + LONGEST].into(), Some(Waiting::default()));
-        let link = Arc::new(Link { stream, voice: Mutex::new(voice), waiting: Mutex::new(waiting) });
+        let (voice, waiting) = (Mutex::new(voice), Mutex::new(waiting));
+        let link = Arc::new(Link {
+            stream,
+            voice,
+            waiting,
+            ended: Condvar::new(),
+            reception,
+            visits: AtomicUsize::new(0),
+        });
         let listening = link.clone();
         thread::Builder::new().name("node".to_owned()).spawn(move || {
             let _ended = listening.listen();
@@ -155,6 +202,11 @@ impl Link {
 
     fn stands(&self) -> bool {
         lock(&self.waiting).is_some()
+    }
+
+    fn wait_until_ended(&self) {
+        let waiting = lock(&self.waiting);
+        let _ended = self.ended.wait_while(waiting, |waiting| waiting.is_some());
     }
 
     /// Asks, or gives the waiter back.
@@ -196,7 +248,7 @@ impl Link {
     }
 
     /// Hears what the node says, until it has ended.
-    fn listen(&self) -> io::Result<()> {
+    fn listen(self: &Arc<Link>) -> io::Result<()> {
         let mut incoming = Incoming::new();
         loop {
             match incoming.fill(self.stream.as_fd()) {
@@ -211,7 +263,7 @@ impl Link {
         }
     }
 
-    fn hear(&self, frame: FromNode<'_>) -> io::Result<()> {
+    fn hear(self: &Arc<Link>, frame: FromNode<'_>) -> io::Result<()> {
         let waiter = |id| lock(&self.waiting).as_mut().and_then(|waiting| waiting.by_id.remove(&id));
         match frame {
             FromNode::Verdict { id, outcome } => {
@@ -229,19 +281,50 @@ impl Link {
                     let _has_gone = answer.send(name.map(str::to_owned));
                 }
             }
-            // Nothing of this run is published.
-            FromNode::Visit { id, .. } => {
-                self.say(FromRun::Visited { id, outcome: Err(Told::ECONNREFUSED) }, None)?;
+            FromNode::Visit { id, kind, port, address, alias } => {
+                self.visit(id, Visit { kind, port, address, alias })?;
             }
             FromNode::Ended { .. } => {}
         }
         Ok(())
     }
 
+    /// Somebody comes. A server may have many to accept before: each waits in a thread of its own.
+    fn visit(self: &Arc<Link>, id: u32, visit: Visit) -> io::Result<()> {
+        let link = self.clone();
+        let receiving = move || {
+            let received = match link.reception.get() {
+                Some(at_visit) => at_visit(visit),
+                None => Err(Errno::ECONNREFUSED),
+            };
+            link.visits.fetch_sub(1, Ordering::Relaxed);
+            if link.answer_visit(id, received).is_err() {
+                link.end();
+            }
+        };
+        let has_room = self.visits.fetch_add(1, Ordering::Relaxed) < VISITS;
+        if has_room && thread::Builder::new().name("visit".to_owned()).spawn(receiving).is_ok() {
+            return Ok(());
+        }
+        self.visits.fetch_sub(1, Ordering::Relaxed);
+        self.answer_visit(id, Err(Errno::EAGAIN))
+    }
+
+    fn answer_visit(&self, id: u32, received: Result<OwnedFd, Errno>) -> io::Result<()> {
+        match received {
+            Ok(socket) => self.say(FromRun::Visited { id, outcome: Ok(()) }, Some(socket.as_fd())),
+            Err(errno) => {
+                let errno = u8::try_from(errno as i32).map_or(Told::ECONNREFUSED, Told);
+                self.say(FromRun::Visited { id, outcome: Err(errno) }, None)
+            }
+        }
+    }
+
     /// Nobody waits for it any more.
     fn end(&self) {
         let _has_ended = self.stream.shutdown(std::net::Shutdown::Both);
         let waiting = lock(&self.waiting).take();
+        self.ended.notify_all();
         for waiter in waiting.map(|waiting| waiting.by_id).unwrap_or_default().into_values() {
             if let Waiter::Verdict(at_verdict) = waiter {
                 at_verdict(Err(Errno::ENETUNREACH));

@@ -2,11 +2,11 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::SocketAddr,
+    net::{Ipv4Addr, SocketAddr},
     os::fd::{AsFd, AsRawFd, OwnedFd},
     sync::{
         Arc, Mutex,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     thread,
 };
@@ -29,8 +29,9 @@ use super::{
     call::{Answer, Call, Given, Outcome, Reply, address_bytes},
     connections::{Connections, State, cookie, disconnect},
     errno, lock,
-    meeting::of_family,
+    meeting::{local_address, of_family},
     raw, relay, unix,
+    visits::{self, Guests, Visit},
 };
 
 /// Calls of a run that wait for something at once.
@@ -48,6 +49,9 @@ pub(super) struct Engine {
     own_listeners: Mutex<BTreeSet<u64>>,
     refused: Mutex<BTreeMap<Why, u64>>,
     waiting: AtomicUsize,
+    guests: Mutex<Guests>,
+    /// The user knows that servers are private.
+    has_told: AtomicBool,
 }
 
 impl Engine {
@@ -58,7 +62,36 @@ impl Engine {
             own_listeners: Mutex::default(),
             refused: Mutex::default(),
             waiting: AtomicUsize::new(0),
+            guests: Mutex::default(),
+            has_told: AtomicBool::new(false),
         }
+    }
+
+    /// From now on others can come in, where the user says so.
+    pub(super) fn receive_visitors(engine: &Arc<Engine>) {
+        let receiving = Arc::downgrade(engine);
+        engine.run.conversation.receive_visitors(Box::new(move |visit| {
+            let engine = receiving.upgrade().ok_or(Errno::ECONNREFUSED)?;
+            engine.visit(visit)
+        }));
+    }
+
+    /// A socket for a visitor. Blocks if the program's server has many to accept.
+    fn visit(&self, visit: Visit) -> Result<OwnedFd, Errno> {
+        let Run { land, open, .. } = &self.run;
+        if !land.is_island() {
+            let local = open.local(visit.kind, visit.port).ok_or(Errno::ECONNREFUSED)?;
+            let place = (Ipv4Addr::LOCALHOST, local).into();
+            let is_own = || self.listens_itself(place);
+            // Whoever was connected to meanwhile has it still.
+            let connected = is_own().then(|| visits::socket(land, open, visit));
+            return connected.filter(|_| is_own()).unwrap_or(Err(Errno::ECONNREFUSED));
+        }
+        let socket = visits::socket(land, open, visit)?;
+        if visit.kind == Kind::Datagram {
+            lock(&self.guests).enter(local_address(&socket)?);
+        }
+        Ok(socket)
     }
 
     /// Lets a call return, now or later. Never waits for another program or the network.
@@ -144,6 +177,9 @@ impl Engine {
     fn way_of(&self, program: &OwnedFd, to: SocketAddr) -> Result<(i32, bool, Way, bool), Known> {
         let (family, kind) = kind_of(program)?;
         let waits = !is_nonblocking(program)?;
+        if kind == Kind::Datagram && lock(&self.guests).has(to) {
+            return Ok((family, false, Way::Local, true));
+        }
         if kind == Kind::Datagram {
             let way = self.way(to, true)?;
             // The network carries datagrams, but this program's do not find in yet.
@@ -256,7 +292,22 @@ impl Engine {
             lock(&self.own_listeners).insert(fstat(program)?.st_ino);
         }
         listen(program, Backlog::new(backlog.clamp(0, libc::SOMAXCONN)).unwrap_or(Backlog::MAXCONN))?;
+        self.tell_of_listener(program);
         Ok(Answer::Done)
+    }
+
+    /// The user may wonder why nobody comes.
+    fn tell_of_listener(&self, program: &OwnedFd) {
+        let is_internet = matches!(kind_of(program), Ok((_, Kind::Stream)));
+        let Some(port) = is_internet.then(|| local_address(program).ok()).flatten().map(|own| own.port())
+        else {
+            return;
+        };
+        if !self.run.open.has(Kind::Stream, port) && !self.has_told.swap(true, Ordering::Relaxed) {
+            eprintln!(
+                "phantom: port {port} of the program is its own; others can come to it with: phantom run --publish {port}"
+            );
+        }
     }
 
     fn peer_name(&self, program: &OwnedFd) -> Outcome {

@@ -7,7 +7,7 @@ use std::{
     os::fd::OwnedFd,
 };
 
-use nix::errno::Errno;
+use nix::{errno::Errno, sys::stat::fstat};
 use phantom_policy::socket::Kind;
 
 use super::{
@@ -25,11 +25,14 @@ pub struct Land {
     meeting: Meeting,
     /// Who answers for names over TCP, over IPv4 and IPv6.
     names: [Option<SocketAddr>; 2],
+    /// Who does over UDP, by the kernel's numbers of the sockets.
+    name_servers: Vec<u64>,
 }
 
 #[derive(Debug)]
 enum LandKind {
-    Island(Island),
+    /// In which the run has this address.
+    Island(Island, Ipv6Addr),
     Loopback,
 }
 
@@ -46,7 +49,7 @@ impl Land {
     /// A namespace of the run's own, in which it has this address.
     pub fn island(own: Ipv6Addr) -> io::Result<(Land, NameServers)> {
         let (island, ports) = Island::new(own)?;
-        Land::new(LandKind::Island(island), ports.meeting, ports.names, ports.datagrams)
+        Land::new(LandKind::Island(island, own), ports.meeting, ports.names, ports.datagrams)
     }
 
     /// This machine's loopback interface, on which there are others, too.
@@ -73,18 +76,20 @@ impl Land {
         let v6_address = v6.as_ref().map(TcpListener::local_addr).transpose()?;
         let names = [Some(v4.local_addr()?), v6_address];
         let tcp = [Some(v4), v6].into_iter().flatten().collect();
-        Ok((Land { kind, meeting, names }, NameServers { tcp, udp }))
+        let name_servers = udp.iter().map(|socket| Ok(fstat(socket)?.st_ino));
+        let name_servers = name_servers.collect::<Result<_, Errno>>()?;
+        Ok((Land { kind, meeting, names, name_servers }, NameServers { tcp, udp }))
     }
 
     pub(super) fn is_island(&self) -> bool {
-        matches!(self.kind, LandKind::Island(_))
+        matches!(self.kind, LandKind::Island(..))
     }
 
     /// A socket of the Internet.
     pub(super) fn socket(&self, family: i32, kind: Kind) -> Result<OwnedFd, Errno> {
         match (&self.kind, kind) {
-            (LandKind::Island(island), Kind::Stream) => island.socket(family, libc::SOCK_STREAM, 0),
-            (LandKind::Island(island), Kind::Datagram) => island.socket(family, libc::SOCK_DGRAM, 0),
+            (LandKind::Island(island, _), Kind::Stream) => island.socket(family, libc::SOCK_STREAM, 0),
+            (LandKind::Island(island, _), Kind::Datagram) => island.socket(family, libc::SOCK_DGRAM, 0),
             (LandKind::Loopback, Kind::Stream) => bound_socket(family),
             (LandKind::Loopback, Kind::Datagram) => Err(Errno::EPROTONOSUPPORT),
         }
@@ -93,7 +98,7 @@ impl Land {
     /// A socket that asks the kernel about the network: about the run's own, if it has one.
     pub(super) fn netlink(&self, kind: i32, protocol: i32) -> Result<OwnedFd, Errno> {
         match &self.kind {
-            LandKind::Island(island) => island.socket(libc::AF_NETLINK, kind, protocol),
+            LandKind::Island(island, _) => island.socket(libc::AF_NETLINK, kind, protocol),
             LandKind::Loopback => {
                 let made = socket2::Socket::new(libc::AF_NETLINK.into(), kind.into(), Some(protocol.into()));
                 made.map(OwnedFd::from).map_err(|error| errno(&error))
@@ -111,6 +116,11 @@ impl Land {
         self.meeting.is_at(place)
     }
 
+    /// Whether somebody of ours listens there, whom nobody but the program is to meet.
+    pub(super) fn is_not_for_visitors(&self, place: SocketAddr) -> bool {
+        self.is_ours(place) || self.names.contains(&Some(place))
+    }
+
     /// Who answers for names, for sockets of this family.
     pub(super) fn names(&self, family: i32) -> Option<SocketAddr> {
         let [v4, v6] = self.names;
@@ -120,9 +130,24 @@ impl Land {
     /// Who listens at a place where programs of the run connect to.
     pub(super) fn listeners_at(&self, place: SocketAddr) -> io::Result<Vec<listeners::Listener>> {
         match &self.kind {
-            LandKind::Island(island) => listeners::at(place, &island.process()),
+            LandKind::Island(island, _) => listeners::at(place, &island.process()),
             LandKind::Loopback => listeners::at(place, "self"),
         }
+    }
+
+    /// The run's own address, where it has one.
+    pub(super) fn own_address(&self) -> Option<Ipv6Addr> {
+        match self.kind {
+            LandKind::Island(_, own) => Some(own),
+            LandKind::Loopback => None,
+        }
+    }
+
+    /// Whether a socket of a program takes datagrams there.
+    pub(super) fn takes_datagrams(&self, place: SocketAddr) -> bool {
+        let LandKind::Island(island, _) = &self.kind else { return false };
+        let found = listeners::of_datagrams(place, &island.process()).unwrap_or_default();
+        found.iter().any(|taker| !self.name_servers.contains(&taker.inode))
     }
 }
 

@@ -14,30 +14,42 @@ pub(super) struct Listener {
 
 /// `TCP_LISTEN`.
 const LISTENS: &str = "0A";
+/// `TCP_CLOSE`, which for UDP is a socket that is connected to nobody.
+const TAKES_ALL: &str = "07";
 
 /// All that a connection to this place could come to, where this process is: those that listen there, or at every address.
 pub(super) fn at(place: SocketAddr, process: &str) -> io::Result<Vec<Listener>> {
     let mut found = Vec::new();
-    for table in [format!("/proc/{process}/net/tcp"), format!("/proc/{process}/net/tcp6")] {
-        match fs::read_to_string(table) {
-            Ok(table) => found.extend(table.lines().skip(1).filter_map(|line| parse(line, place))),
-            // Without IPv6 there is no such table.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => return Err(error),
-        }
+    for table in ["tcp", "tcp6"] {
+        found.extend(in_table(table, LISTENS, place, process)?);
     }
     Ok(found)
 }
 
-/// One line, if it is about a socket that listens there.
-fn parse(line: &str, place: SocketAddr) -> Option<Listener> {
+/// All that a datagram to this place could come to. A socket of IPv6 that takes those of IPv4, too, is found by its own
+/// addresses alone.
+pub(super) fn of_datagrams(place: SocketAddr, process: &str) -> io::Result<Vec<Listener>> {
+    in_table(if place.is_ipv4() { "udp" } else { "udp6" }, TAKES_ALL, place, process)
+}
+
+fn in_table(table: &str, state: &str, place: SocketAddr, process: &str) -> io::Result<Vec<Listener>> {
+    match fs::read_to_string(format!("/proc/{process}/net/{table}")) {
+        Ok(table) => Ok(table.lines().skip(1).filter_map(|line| parse(line, state, place)).collect()),
+        // Without IPv6 there is no such table.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        Err(error) => Err(error),
+    }
+}
+
+/// One line, if it is about a socket in this state that is there.
+fn parse(line: &str, wanted: &str, place: SocketAddr) -> Option<Listener> {
     let mut fields = line.split_ascii_whitespace().skip(1);
     let (address, port) = fields.next()?.split_once(':')?;
     let (_, state) = (fields.next()?, fields.next()?);
     let inode = fields.nth(5)?;
     let listens_at = parse_address(address)?.to_canonical();
     let is_there = listens_at.is_unspecified() || listens_at == place.ip().to_canonical();
-    if state != LISTENS || !is_there || u16::from_str_radix(port, 16).ok()? != place.port() {
+    if state != wanted || !is_there || u16::from_str_radix(port, 16).ok()? != place.port() {
         return None;
     }
     Some(Listener { inode: inode.parse().ok()? })
@@ -98,9 +110,9 @@ mod tests {
         for line in
             ["", "0: 0100007F", "0: 0100007F:0050 0:0 01 0 0 0 0 0 1", "x: xyz:0050 0:0 0A 0 0 0 0 0 1"]
         {
-            assert_eq!(parse(line, place), None, "{line}");
+            assert_eq!(parse(line, LISTENS, place), None, "{line}");
         }
         let line = "0: 0100007F:0050 00000000:0000 0A 0:0 0:0 0 1000 0 77 1 0";
-        assert_eq!(parse(line, place), Some(Listener { inode: 77 }));
+        assert_eq!(parse(line, LISTENS, place), Some(Listener { inode: 77 }));
     }
 }

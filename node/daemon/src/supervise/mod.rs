@@ -13,7 +13,7 @@
 //! - [`connections`]: from a connect to its outcome; [`meeting`]: where we get the far ends of programs' sockets.
 //! - [`conversation`]: with the node.
 //! - [`names`]: the name server of an island. [`relay`]: to services of this machine.
-//! - [`listeners`]: who listens where. [`unix`]: sockets of this machine's file system.
+//! - [`listeners`]: who listens where. [`visits`]: others come to the program's servers. [`unix`]: sockets of this machine's file system.
 
 mod call;
 mod calls;
@@ -33,6 +33,7 @@ mod program;
 mod raw;
 mod relay;
 mod unix;
+mod visits;
 
 use std::{
     collections::VecDeque,
@@ -58,6 +59,7 @@ use engine::Engine;
 pub use helper::{HELPER, help};
 pub use land::{Land, NameServers};
 use notify::Listener;
+pub use visits::Open;
 
 /// What a run needs to know.
 #[derive(Debug)]
@@ -68,6 +70,8 @@ pub struct Run {
     pub conversation: Arc<Conversation>,
     /// What the user allows.
     pub rules: Rules,
+    /// Where others can come in.
+    pub open: Open,
     /// Where nodes listen for commands: whoever gives them commands is not sealed.
     pub commands: Vec<PathBuf>,
     /// Where bytes of services of this machine are carried.
@@ -116,7 +120,9 @@ pub struct SealedCalls(Listener);
 
 /// Answers for a run until no process of it is left. Blocks.
 pub fn supervise(calls: SealedCalls, run: Run) -> io::Result<()> {
-    calls::answer_all(calls.0, &Arc::new(Engine::new(run)))
+    let engine = Arc::new(Engine::new(run));
+    Engine::receive_visitors(&engine);
+    calls::answer_all(calls.0, &engine)
 }
 
 /// Answers questions for names that come to these sockets, in threads that end with the process.

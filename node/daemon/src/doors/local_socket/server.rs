@@ -83,9 +83,10 @@ async fn serve_client<N: CommandHandle>(
                 return frame::write(&mut stream, &wrong(ErrorCode::Version, message)).await;
             }
             Ok(_) if !greeted => wrong(ErrorCode::Version, "The first request must be a hello.".to_owned()),
-            Ok(Request::Run { publish }) => match begin_run(publish, runs) {
+            Ok(Request::Run { publish }) => match begin_run(publish, runs).await {
                 Ok(begun) => {
-                    let reply = Reply::Run { address: begun.address, name: None };
+                    let name = begun.name.map(|name| name.to_string());
+                    let reply = Reply::Run { address: begun.address, name };
                     frame::write(&mut stream, &reply).await?;
                     // A run goes on for long, and must not keep commands out. There are bounds for runs.
                     drop(place);
@@ -99,9 +100,13 @@ async fn serve_client<N: CommandHandle>(
     }
 }
 
-fn begin_run<N: CommandHandle>(publish: Option<Publish>, runs: &Arc<Runs<N>>) -> anyhow::Result<Begun<N>> {
-    anyhow::ensure!(publish.is_none(), "This node does not publish the servers of a program.");
-    runs.begin()
+async fn begin_run<N: CommandHandle>(
+    publish: Option<Publish>,
+    runs: &Arc<Runs<N>>,
+) -> anyhow::Result<Begun<N>> {
+    let label = publish.as_ref().and_then(|publish| publish.label.as_deref());
+    anyhow::ensure!(label.is_none_or(is_label), "A label consists of {LABEL_RULE}.");
+    runs.begin(publish).await
 }
 
 async fn answer(request: Request, node: &impl CommandHandle) -> Reply {

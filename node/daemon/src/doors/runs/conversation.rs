@@ -2,6 +2,7 @@
 
 use std::{
     collections::{HashMap, VecDeque},
+    future::pending,
     io::{self, ErrorKind},
     os::fd::OwnedFd,
     sync::Arc,
@@ -21,7 +22,13 @@ use tokio::{
 };
 
 use super::Run;
-use crate::{doors::CommandHandle, frames::Incoming};
+use crate::{
+    doors::{
+        CommandHandle,
+        visitors::{Visit, Visitors, Visits},
+    },
+    frames::Incoming,
+};
 
 /// Frames that wait to be written.
 const QUEUE: usize = 64;
@@ -49,12 +56,28 @@ impl Voice {
 }
 
 /// Does what a run asks for, until it has ended. What is carried for it ends with it.
-pub(super) async fn converse<N: CommandHandle>(run: &Arc<Run<N>>, stream: UnixStream) -> io::Result<()> {
+pub(super) async fn converse<N: CommandHandle>(
+    run: &Arc<Run<N>>,
+    stream: UnixStream,
+    visits: Option<Visits>,
+) -> io::Result<()> {
     let (voice, said) = mpsc::channel(QUEUE);
-    let mut asked = Asked { run, voice: Voice(voice), carried: JoinSet::new(), early: HashMap::new() };
+    let voice = Voice(voice);
+    let visitors = visits.as_ref().map(Visits::visitors);
+    let mut asked =
+        Asked { run, voice: voice.clone(), visitors, carried: JoinSet::new(), early: HashMap::new() };
     tokio::select! {
         ended = read(&stream, &mut asked) => ended,
         failed = write(&stream, said) => failed,
+        () = announce(visits, &voice) => Ok(()),
+    }
+}
+
+/// Says who comes.
+async fn announce(visits: Option<Visits>, voice: &Voice) {
+    let Some(mut visits) = visits else { return pending().await };
+    while let Some(Visit { id, kind, port, address, alias }) = visits.next().await {
+        voice.say(FromNode::Visit { id, kind, port, address, alias }).await;
     }
 }
 
@@ -94,6 +117,8 @@ async fn write(stream: &UnixStream, mut said: mpsc::Receiver<Vec<u8>>) -> io::Re
 struct Asked<'a, N> {
     run: &'a Arc<Run<N>>,
     voice: Voice,
+    /// Who wants to come in, if anybody can.
+    visitors: Option<Arc<Visitors>>,
     carried: JoinSet<()>,
     /// Towards flows, for datagrams that come this way.
     early: HashMap<u32, mpsc::Sender<Vec<u8>>>,
@@ -142,8 +167,12 @@ impl<N: CommandHandle> Asked<'_, N> {
                 let name = self.run.party(address).map(|found| found.name.to_string());
                 self.voice.say(FromNode::Addressed { id, name: name.as_deref() }).await;
             }
-            // Nobody was announced.
-            (FromRun::Visited { .. }, _) => {}
+            (FromRun::Visited { id, outcome }, socket) => {
+                if let Some(visitors) = &self.visitors {
+                    let answer = outcome.and_then(|()| socket.ok_or(Errno::ECONNREFUSED));
+                    visitors.answer(id, answer);
+                }
+            }
             (FromRun::Open { .. } | FromRun::Flow { .. }, None) => return Err(ErrorKind::InvalidData.into()),
         }
         Ok(())

@@ -24,10 +24,12 @@ use tokio::{
 };
 
 use super::{
-    CommandHandle, Names, SocksDoor,
+    CommandHandle, Names, Serving, SocksDoor,
+    local_socket::Publish,
     metrics::{Counted, Wishes},
     names::Found,
     socks::group,
+    visitors::{Visitors, Visits},
 };
 use crate::daemon::fresh_rng;
 
@@ -63,6 +65,10 @@ pub struct Begun<N> {
     run: Arc<Run<N>>,
     /// Its own AP address: other parties see it, if at all, under this one.
     pub address: Ipv6Addr,
+    /// Under which others come to its servers, if they can.
+    pub name: Option<ApName>,
+    visits: Option<Visits>,
+    _online: Option<Serving>,
     _place: OwnedSemaphorePermit,
 }
 
@@ -74,23 +80,32 @@ impl<N: CommandHandle> Runs<N> {
         Runs { node, names, dialler, runs: runs.into(), connections: connections.into() }
     }
 
-    /// Begins a run.
-    pub fn begin(self: &Arc<Runs<N>>) -> anyhow::Result<Begun<N>> {
+    /// Begins a run. If it is to be published, others find it in a moment.
+    pub async fn begin(self: &Arc<Runs<N>>, publish: Option<Publish>) -> anyhow::Result<Begun<N>> {
         let place = self.runs.clone().try_acquire_owned();
         let _place = place.map_err(|_| anyhow::anyhow!("{RUNS} programs run already: end some first"))?;
         let mut random = fresh_rng()?;
-        // Nobody can be reached under it: the secret is gone.
-        let address = ApAddress::of(&ApSecret::generate(&mut random).public()).into();
+        let (visits, online) = match publish {
+            Some(publish) => {
+                let (visitors, visits) = Visitors::new();
+                let online = self.node.serve(publish.label.as_deref(), Arc::new(visitors)).await?;
+                (Some(visits), Some(online))
+            }
+            None => (None, None),
+        };
+        let name = online.as_ref().map(|online| online.name);
+        // Without a name nobody can be reached under it: the secret is gone.
+        let public = name.map_or_else(|| ApSecret::generate(&mut random).public(), |name| *name.public());
         let connections = Arc::new(Semaphore::new(OF_A_RUN));
         let run = Arc::new(Run { runs: self.clone(), secret: random.random(), connections });
-        Ok(Begun { run, address, _place })
+        Ok(Begun { run, address: ApAddress::of(&public).into(), name, visits, _online: online, _place })
     }
 }
 
 impl<N: CommandHandle> Begun<N> {
     /// Does what the run asks for, until it ends the conversation.
     pub async fn converse(self, stream: UnixStream) -> std::io::Result<()> {
-        conversation::converse(&self.run, stream).await
+        conversation::converse(&self.run, stream, self.visits).await
     }
 }
 
