@@ -13,44 +13,38 @@ from harness.island import Island
 from harness.phantom import Demo, Node
 
 HERE = Path(__file__).parents[1] / "sockets"
-ABSENT = 9  # its place among the services' ports: nobody published it
+# Its place among the services' ports: nobody published it.
+ABSENT = 9
 
 # Where a sealed program may see something else, and why.
 DIFFERENT = {
     # Signals and threads that meet a connect under way.
-    "a_signal_interrupts_connect": "the attempt ends with the call",
-    "a_signal_that_restarts_calls_does_not_interrupt_connect": "the second call finds what the first one did",
-    "a_signal_tells_of_it": "the same, for a connect that does not wait",
-    "two_threads_connect_one_socket": "one of them is told that it is connected",
+    "a_signal_tells_of_it": "a connect that does not wait is begun again by a signal, and says EALREADY",
+    "epoll_by_edge_when_it_takes_its_time": "a second edge may come",
     "connect_has_the_patience_of_its_socket": "SO_SNDTIMEO does not bound a connect",
     # What is asked of a socket that was refused, or is under way.
-    "connect_again_when_it_stands": "EISCONN at once, not 0 first",
     "refusal_is_read_from": "ECONNRESET, unless SO_ERROR was asked for",
     "refusal_is_written_to": "the same",
-    "refusal_is_told_by_connect": "the same",
-    "connect_after_a_refusal": "the same",
+    "connect_after_a_refusal": "it cannot be written to",
+    "connect_refused_v4": "the same",
+    "connect_refused_v6": "the same",
+    "connect_refused_mapped": "the same",
+    "connect_absent_v4": "the same",
+    "connect_absent_v6": "the same",
     "shutdown_under_way": "it takes the socket to be connected",
-    "disconnect_under_way": "another error stays behind",
     "the_other_side_closes": "what is written to it is lost without a word",
+    "the_other_side_resets": "the reset may come before the connection",
+    "a_reset_is_an_error_once": "the same",
     # Arguments.
     "connect_other_family": "they are looked at in another order",
     "connect_lengths": "shorter addresses are taken",
-    "connect_mapped_on_v6_only": "it is not looked at",
     "other_kinds_of_sockets_connect_nowhere": "another error",
-    "own_datagrams_say_what_is_wrong": "shorter addresses are taken",
     "sockets_that_there_are_not": "flags that there are not are taken",
-    "listen_in_many_ways": "another error for datagram sockets",
-    "write_before_connect": "sendto says that it takes no address",
-    "an_address_beside_a_connection_does_not_count": "the same",
-    "unix_sockets_are_as_ever": "the same",
     # What can be seen of the way that connections take.
-    "connect_mapped": "the own address is of the other kind",
-    "nonblocking_mapped": "the same",
     "device_and_filter_of_a_connection": "both are in use",
     "the_error_needs_room": "the length is that of a whole one",
-    "settings_before_connect": "SO_RCVLOWAT holds up the node's answer",
-    "settings_of_what_did_not_wait": "TCP_NOTSENT_LOWAT is put back to its default",
     "two_sockets_from_one_port": "both lead to one place",
+    "settings_of_what_did_not_wait": "TCP_NOTSENT_LOWAT may stay behind",
     # The program's own servers.
     "own_datagrams_v4": "addresses come in their longest form",
     "own_datagrams_v6": "the same",
@@ -62,8 +56,8 @@ DIFFERENT = {
     "own_server_passed_on_by_exec_and_fork": "the same",
     "own_servers_and_others_side_by_side": "the same",
     "server_ends_before_it_takes_its_visitor": "the same",
-    "own_server_is_not_there": "the refusal comes at once",
-    "a_socket_visits_itself": "nobody listens",
+    "a_socket_visits_itself": "the same",
+    "own_datagrams_of_shared_ports": "all ports of datagrams are shared",
 }
 
 

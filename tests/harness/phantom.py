@@ -54,13 +54,14 @@ class Demo:
 
     def ask(self, *command, check=True, bound=60):
         """Any other subcommand, against this demo."""
-        environment = world(self.t.folder, self.name)
-        return self.t.children.run(build.phantom(), *command, environment=environment, check=check, bound=bound)
+        return self.t.children.run(build.phantom(), *command, environment=self.environment(), check=check, bound=bound)
 
     def start(self, name, *command):
         """A subcommand that goes on."""
-        environment = world(self.t.folder, self.name)
-        return self.t.children.start(name, build.phantom(), *command, environment=environment)
+        return self.t.children.start(name, build.phantom(), *command, environment=self.environment())
+
+    def environment(self):
+        return world(self.t.folder, self.name)
 
     def status(self):
         return json.loads(self.ask("status", "--json").stdout)

@@ -11,6 +11,7 @@
 #include <netinet/tcp.h>
 #include <poll.h>
 #include <pthread.h>
+#include <sched.h>
 #include <signal.h>
 #include <spawn.h>
 #include <stdio.h>
@@ -33,6 +34,7 @@ static struct sockaddr_storage outside;
 static socklen_t outside_length;
 static int family;
 static const char *word;
+static pid_t parent;
 
 static void to_port(int port) {
     if (family == AF_INET)
@@ -236,6 +238,77 @@ static int fork_only(void) {
     return of_child(child);
 }
 
+/* What the child of vfork does without exec, its parent's memory does, too. */
+static int vfork_only(void) {
+    static volatile int result;
+    pid_t child = vfork();
+    if (child == 0) {
+        result = udp_sendto() < 0 ? errno : 0;
+        _exit(0);
+    }
+    waitpid(child, NULL, 0);
+    if (result) { errno = result; return -1; }
+    return 0;
+}
+
+static int in_clone(void *result) {
+    *(int *)result = udp_sendto() < 0 ? errno : 0;
+    return 0;
+}
+
+/* Shares memory and descriptors, as a thread that no library knows. */
+static int clone_only(void) {
+    static char stack[1 << 16] __attribute__((aligned(16)));
+    int result = 0;
+    pid_t child = clone(in_clone, stack + sizeof stack, CLONE_VM | CLONE_FILES | CLONE_FS | SIGCHLD, &result);
+    if (child < 0) return -1;
+    waitpid(child, NULL, 0);
+    if (result) { errno = result; return -1; }
+    return 0;
+}
+
+/* Into the network of whoever started us, if we may. */
+static int namespace_of_parent(void) {
+    char path[40];
+    snprintf(path, sizeof path, "/proc/%d/ns/net", parent);
+    int namespace = open(path, O_RDONLY);
+    if (namespace < 0 || setns(namespace, CLONE_NEWNET)) return -1;
+    return udp_sendto();
+}
+
+/* From the address of the interface that leads out. */
+static int udp_from_outer_address(void) {
+    int s = socket(family, SOCK_DGRAM, 0);
+    struct sockaddr_in from4 = {.sin_family = AF_INET};
+    struct sockaddr_in6 from6 = {.sin6_family = AF_INET6};
+    inet_pton(AF_INET, "198.51.100.2", &from4.sin_addr);
+    inet_pton(AF_INET6, "2001:db8::2", &from6.sin6_addr);
+    if (family == AF_INET ? bind(s, (void *)&from4, sizeof from4) : bind(s, (void *)&from6, sizeof from6)) return -1;
+    return sendto(s, word, strlen(word), 0, place(), outside_length);
+}
+
+static int other_protocol(int kind, int protocol) {
+    int s = socket(family, kind, protocol);
+    return s < 0 ? -1 : connect(s, place(), outside_length);
+}
+
+static int sctp(void) { return other_protocol(SOCK_STREAM, IPPROTO_SCTP); }
+static int udp_lite(void) { return other_protocol(SOCK_DGRAM, IPPROTO_UDPLITE); }
+static int dccp(void) { return other_protocol(6, IPPROTO_DCCP); }
+
+/* Speaks TCP where the other side knows nothing better. */
+static int smc(void) {
+    int s = socket(43, SOCK_STREAM, family == AF_INET6);
+    return s < 0 ? -1 : connect(s, place(), outside_length);
+}
+
+/* To the host of this virtual machine. */
+static int vsock(void) {
+    struct { unsigned short family, reserved; unsigned port, cid; unsigned char flags[4]; } to = {40, 0, 9, 2, {0}};
+    int s = socket(40, SOCK_STREAM | SOCK_NONBLOCK, 0);
+    return s < 0 ? -1 : connect(s, (void *)&to, sizeof to);
+}
+
 static char **itself;
 enum { UDP_SENDTO = 5 };
 
@@ -279,6 +352,7 @@ static const struct { const char *name; int (*run)(void); } ways[] = {
     WAY(udp_sendto), WAY(udp_connected), WAY(udp_sendmsg), WAY(udp_sendmmsg), WAY(udp_packet_info), WAY(udp_other_device),
     WAY(udp_no_device), WAY(udp_other_interface), WAY(udp_broadcast), WAY(udp_multicast), WAY(mptcp), WAY(icmp), WAY(raw_ip),
     WAY(packet), WAY(assembly_tcp), WAY(assembly_udp), WAY(old_interrupt), WAY(io_uring), WAY(thread), WAY(fork_only),
+    WAY(vfork_only), WAY(clone_only), WAY(namespace_of_parent), WAY(udp_from_outer_address), WAY(sctp), WAY(udp_lite), WAY(dccp), WAY(smc), WAY(vsock),
     WAY(spawn_without_environment), WAY(get_addr_info), WAY(get_addr_info_without_hints), WAY(get_name_info),
     WAY(get_host_by_name),
 };
@@ -317,6 +391,7 @@ int main(int count, char **arguments) {
     int only = count > 3 ? atoi(arguments[3]) : -1;
     if (count < 3) return 2;
     itself = arguments;
+    parent = getppid();
     word = arguments[2];
     struct sockaddr_in *v4 = (void *)&outside;
     struct sockaddr_in6 *v6 = (void *)&outside;
