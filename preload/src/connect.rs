@@ -42,9 +42,13 @@ pub(crate) fn connect_socket(socket: c_int, to: *const c_void, length: socklen_t
     }
     let conversation = Conversation::begin()?;
     let address = libc::iovec { iov_base: to.cast_mut(), iov_len: length };
+    conversation.be_as_patient_as(socket);
     conversation.say_parts(&mut [kernel::part(&[CONNECT]), address], Some(socket))?;
-    match conversation.hear(&mut [0; 64])? {
-        Answer::Done => Ok(0),
-        refused => Err(refusal(refused)),
+    match conversation.hear(&mut [0; 64]) {
+        Ok(Answer::Done) => Ok(0),
+        Ok(refused) => Err(refusal(refused)),
+        // Its own patience is at an end: it goes on without the program.
+        Err(libc::EAGAIN) => Err(libc::EINPROGRESS),
+        Err(errno) => Err(errno),
     }
 }

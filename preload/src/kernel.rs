@@ -152,6 +152,24 @@ pub(crate) fn option(socket: c_int, level: c_int, name: c_int) -> Result<c_int, 
     Ok(value)
 }
 
+/// Lets one socket wait for messages as long as another one waits until it can send.
+pub(crate) fn wait_as_long_as(socket: c_int, other: c_int) {
+    let mut time = [0_u8; size_of::<libc::timeval>()];
+    let mut length = time.len() as socklen_t;
+    let (level, place, length_at) =
+        (libc::SOL_SOCKET as usize, time.as_mut_ptr() as usize, &raw mut length as usize);
+    // SAFETY: the kernel writes one structure, and how long it is.
+    let known = unsafe {
+        call(libc::SYS_getsockopt, [other as usize, level, libc::SO_SNDTIMEO as usize, place, length_at, 0])
+    };
+    // Without a bound it is all zeros.
+    if known.is_ok() && time.iter().any(|byte| *byte != 0) {
+        let arguments = [socket as usize, level, libc::SO_RCVTIMEO as usize, place, length as usize, 0];
+        // SAFETY: the kernel reads one structure.
+        let _then_it_waits_longer = unsafe { call(libc::SYS_setsockopt, arguments) };
+    }
+}
+
 /// The family that a socket was made with.
 pub(crate) fn family(socket: c_int) -> Result<c_int, c_int> {
     option(socket, libc::SOL_SOCKET, libc::SO_DOMAIN)

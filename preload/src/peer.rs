@@ -1,7 +1,7 @@
 //! `getpeername`, and `getsockopt` of `SO_ERROR`: what the program is told about a socket that the run has connected.
 //!
 //! The kernel knows the run's end of it. Whom the program meant is written into the socket (`phantom_policy::mark`), and
-//! is read here: nobody is asked. Why a connection failed is known to the run.
+//! is read here: nobody is asked, unless it is doubtful whether the connection stands. Why one failed is known to the run.
 
 use core::{
     ffi::{c_int, c_void},
@@ -47,8 +47,8 @@ pub(crate) unsafe fn peer_name(socket: c_int, to: *mut c_void, length: *mut sock
     // SAFETY: the kernel says EFAULT where the program gave no memory.
     unsafe { kernel::call(libc::SYS_getpeername, [socket as usize, to as usize, length as usize, 0, 0, 0]) }?;
     let Some(mark) = mark(socket) else { return Ok(0) };
-    if is_under_way(socket) {
-        return Err(libc::ENOTCONN);
+    if may_be_under_way(socket) {
+        stands(socket)?;
     }
     let (address, full) = kernel::written(kernel::family(socket)?, mark.peer);
     let fits = full.min(socklen_t::from_ne_bytes(reserved) as usize);
@@ -114,11 +114,20 @@ pub(crate) fn mark(socket: c_int) -> Option<Mark> {
         .then(|| Mark::decode(&program))?
 }
 
-/// Whether the run still connects a socket whose program does not wait: it is kept full until then, and is writable only
-/// when everything has left.
-fn is_under_way(socket: c_int) -> bool {
+/// Whether the run may still connect a socket whose program does not wait: it is kept full until then, and is writable only
+/// when everything has left. A program may have filled it in the same way.
+fn may_be_under_way(socket: c_int) -> bool {
     kernel::option(socket, libc::IPPROTO_TCP, libc::TCP_NOTSENT_LOWAT) == Ok(1)
         && !kernel::is_writable(socket)
+}
+
+fn stands(socket: c_int) -> Outcome {
+    let conversation = Conversation::begin()?;
+    conversation.say(&Call::Stands, Some(socket))?;
+    match conversation.hear_whatever_comes(&mut [0; 64])? {
+        Answer::Done => Ok(0),
+        refused => Err(refusal(refused)),
+    }
 }
 
 /// The bytes of an address that the program gave.

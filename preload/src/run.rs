@@ -95,6 +95,11 @@ impl Conversation {
         })
     }
 
+    /// Waits no longer for an answer than this socket waits until it is connected (`SO_SNDTIMEO`).
+    pub(crate) fn be_as_patient_as(&self, socket: c_int) {
+        kernel::wait_as_long_as(self.0, socket);
+    }
+
     /// The answer. A signal may interrupt who waits for it, unless it is to begin again by itself.
     pub(crate) fn hear<'a>(&self, space: &'a mut [u8]) -> Result<Answer<'a>, c_int> {
         let (length, descriptor) = kernel::hear(self.0, space, true).map_err(gone)?;
@@ -166,7 +171,7 @@ pub(crate) fn refusal(answer: Answer<'_>) -> c_int {
 
 fn gone(errno: c_int) -> c_int {
     match errno {
-        libc::EINTR | libc::EMFILE | libc::ENOMEM => errno,
+        libc::EINTR | libc::EAGAIN | libc::EMFILE | libc::ENOMEM => errno,
         _ => libc::ENETUNREACH,
     }
 }

@@ -1,4 +1,4 @@
-//! `setsockopt`: a socket stays on the loopback interface, and connects before it sends.
+//! `setsockopt`: a socket that the run has bound to the loopback interface stays there, even if the program may do what root may.
 
 use core::ffi::{c_int, c_void};
 
@@ -26,13 +26,21 @@ pub(crate) unsafe fn set(
     value: *const c_void,
     length: socklen_t,
 ) -> Outcome {
-    match (level, name) {
-        (libc::SOL_SOCKET, libc::SO_BINDTODEVICE | SO_BINDTOIFINDEX) => return Err(libc::EPERM),
-        // The run connects: there is nothing that data could be sent along with.
-        (libc::IPPROTO_TCP, libc::TCP_FASTOPEN_CONNECT) => return Err(libc::EOPNOTSUPP),
-        _ => {}
+    let chooses = level == libc::SOL_SOCKET && matches!(name, libc::SO_BINDTODEVICE | SO_BINDTOIFINDEX);
+    if chooses && is_bound(socket) {
+        return Err(libc::EPERM);
     }
     let arguments = [socket as usize, level as usize, name as usize, value as usize, length as usize, 0];
     // SAFETY: the kernel says EFAULT where the program gave no memory.
     unsafe { kernel::call(libc::SYS_setsockopt, arguments) }
+}
+
+/// Whether a socket has a device of its own. Where there is only the loopback interface, the run gives it none.
+fn is_bound(socket: c_int) -> bool {
+    let (mut name, mut length) = ([0_u8; libc::IFNAMSIZ], libc::IFNAMSIZ as socklen_t);
+    let (place, length_at) = (name.as_mut_ptr() as usize, &raw mut length as usize);
+    let arguments =
+        [socket as usize, libc::SOL_SOCKET as usize, libc::SO_BINDTODEVICE as usize, place, length_at, 0];
+    // SAFETY: the kernel writes a name, no longer than the place for it.
+    unsafe { kernel::call(libc::SYS_getsockopt, arguments) }.is_ok() && length > 0
 }

@@ -267,8 +267,8 @@ static void connections(void) {
     RIGHT("socket", socket(AF_INET, SOCK_STREAM, 0) == 0);
     dup2(kept, 0);
     s = socket(AF_INET, SOCK_STREAM, 0);
-    FAILS("setsockopt", EPERM, setsockopt(s, SOL_SOCKET, SO_BINDTODEVICE, "lo", 3));
-    FAILS("setsockopt", EOPNOTSUPP, setsockopt(s, IPPROTO_TCP, 30, &(int){1}, sizeof(int)));
+    /* Either there is no such device, or the socket has one already. */
+    RIGHT("setsockopt", setsockopt(s, SOL_SOCKET, SO_BINDTODEVICE, "out", 4) && (errno == EPERM || errno == ENODEV));
     KEEPS("setsockopt", !setsockopt(s, IPPROTO_TCP, TCP_NODELAY, &(int){1}, sizeof(int)));
     struct iovec part = {"x", 1};
     struct mmsghdr m = {.msg_hdr = {.msg_name = to4(80), .msg_namelen = sizeof v4, .msg_iov = &part, .msg_iovlen = 1}};
@@ -356,7 +356,7 @@ static void by_number(void) {
     FAILS("syscall sendto", EOPNOTSUPP, syscall(SYS_sendto, s, "x", 1L, MSG_FASTOPEN, to4(80), sizeof v4));
     FAILS("syscall sendmsg", EOPNOTSUPP, syscall(SYS_sendmsg, s, NULL, MSG_FASTOPEN));
     FAILS("syscall sendmmsg", EOPNOTSUPP, syscall(SYS_sendmmsg, s, NULL, 1, MSG_FASTOPEN));
-    FAILS("syscall setsockopt", EPERM, syscall(SYS_setsockopt, s, SOL_SOCKET, SO_BINDTODEVICE, "", 0));
+    RIGHT("syscall setsockopt", syscall(SYS_setsockopt, s, SOL_SOCKET, SO_BINDTODEVICE, "out", 4) && (errno == EPERM || errno == ENODEV));
     KEEPS("syscall connect", !syscall(SYS_connect, s, to4(80), sizeof v4));
     KEEPS("syscall getsockopt", !syscall(SYS_getsockopt, s, SOL_SOCKET, SO_ERROR, &error, &length) && error == 0);
     length = sizeof peer;
