@@ -6,7 +6,7 @@
 
 use core::{
     arch::asm,
-    ffi::{CStr, c_int, c_long, c_void},
+    ffi::{CStr, c_char, c_int, c_long, c_void},
     mem::size_of,
     net::SocketAddr,
     ptr::null_mut,
@@ -135,7 +135,10 @@ pub(crate) fn hear(
     let length = unsafe { call(libc::SYS_recvmsg, arguments) }?;
     let came = message.msg_controllen >= RIGHTS && rights.header.cmsg_type == libc::SCM_RIGHTS;
     if message.msg_flags & libc::MSG_CTRUNC != 0 {
-        // The table of descriptors is full.
+        if came {
+            close(rights.descriptor);
+        }
+        // More than anybody asked for; or the table of descriptors is full.
         return Err(libc::EMFILE);
     }
     Ok((length, came.then_some(rights.descriptor)))
@@ -205,6 +208,26 @@ pub(crate) fn read_file(path: &CStr, space: &mut [u8]) -> usize {
     let arguments = [libc::AT_FDCWD as usize, path.as_ptr() as usize, flags as usize, 0, 0, 0];
     // SAFETY: the path ends with a zero.
     let Ok(file) = (unsafe { call(libc::SYS_openat, arguments) }) else { return 0 };
+    read_all(file, space)
+}
+
+/// Reads a program's file, of which the path is said as `execveat` takes it. It is as long as there is room for, or shorter.
+pub(crate) fn read_program(folder: c_int, path: *const c_char, space: &mut [u8]) -> Result<usize, c_int> {
+    let flags = libc::O_RDONLY | libc::O_CLOEXEC | libc::O_NONBLOCK;
+    // SAFETY: the kernel says EFAULT where the program gave no memory.
+    let file = unsafe { call(libc::SYS_openat, [folder as usize, path as usize, flags as usize, 0, 0, 0]) }?;
+    Ok(read_all(file, space))
+}
+
+/// Whether the kernel would execute what lies there, as far as permissions go.
+pub(crate) fn is_executable(path: *const c_char) -> bool {
+    let mode = libc::X_OK as usize;
+    // SAFETY: the kernel says EFAULT where the program gave no memory.
+    unsafe { call(libc::SYS_faccessat, [libc::AT_FDCWD as usize, path as usize, mode, 0, 0, 0]) }.is_ok()
+}
+
+/// Reads as much as there is room for, and closes the file.
+fn read_all(file: usize, space: &mut [u8]) -> usize {
     let mut read = 0;
     while let Some(rest) = space.get_mut(read..).filter(|rest| !rest.is_empty()) {
         // SAFETY: the kernel writes into the rest, no more than it is long.

@@ -10,6 +10,7 @@ from harness import Skip, build, test
 
 PLACES = [
     "usr/bin/phantom",
+    "usr/lib/phantom/libphantom_preload.so",
     "usr/lib/systemd/system/phantom.service",
     "usr/lib/sysusers.d/phantom.conf",
     "etc/phantom/phantom.toml",

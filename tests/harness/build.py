@@ -46,6 +46,11 @@ def phantom():
     return binary("phantom")
 
 
+def library():
+    """What programs under `phantom run --preload-only` are started with."""
+    return binary("libphantom_preload.so")
+
+
 def attempts():
     return binary("attempts")
 

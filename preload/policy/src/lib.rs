@@ -8,6 +8,7 @@
 //! - [`mark`]: what a socket says about itself to whoever looks at it later, in this process or in another one.
 //! - [`frame`]: what a run and its node say to each other.
 //! - [`call`]: what the library inside a program says to its run.
+//! - [`program`]: into which programs the library is loaded.
 //! - [`errno`]: the answers of the system that a program may get, each with its reason.
 #![no_std]
 
@@ -16,6 +17,7 @@ pub mod connect;
 pub mod errno;
 pub mod frame;
 pub mod mark;
+pub mod program;
 pub mod socket;
 
 pub use errno::Errno;

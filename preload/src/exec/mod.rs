@@ -1,9 +1,10 @@
 //! Programs that are started: whatever environment they are given, ours is in it.
 //!
-//! - [`environment`]: how it comes in. [`execute`]: the calls with an environment as an argument, and those without.
+//! - [`environment`]: how it comes in. [`held`]: whether we are loaded. [`execute`]: the calls with an environment as an argument, and those without.
 //! - [`list`]: those with arguments in a row (`execl`). [`spawn`]: `posix_spawn`. [`shell`]: `system`, `popen`, `wordexp`.
 
 mod environment;
+mod held;
 mod list;
 mod shell;
 mod spawn;
@@ -11,6 +12,7 @@ mod spawn;
 use core::ffi::{CStr, c_char, c_int, c_uint};
 
 use environment::with_ours;
+use held::{Place, is_held, is_held_along_path};
 
 use crate::kernel::{self, Outcome, returned_int};
 
@@ -81,6 +83,7 @@ redhook::hook! {
 /// # Safety
 /// As `execve`.
 pub(crate) unsafe fn execute(path: *const c_char, arguments: Row, environment: Row) -> Outcome {
+    is_held(Place::at(path))?;
     // SAFETY: as said.
     unsafe {
         with_ours(environment, |environment| {
@@ -99,6 +102,11 @@ pub(crate) unsafe fn execute_at(
     environment: Row,
     flags: c_uint,
 ) -> Outcome {
+    let mut space = [0; 32];
+    let mut first = [0];
+    kernel::copy_from(path.cast(), &mut first)?;
+    let is_open = flags & libc::AT_EMPTY_PATH as c_uint != 0 && first == [0];
+    is_held(if is_open { Place::open(folder, &mut space) } else { Place { folder, path } })?;
     // SAFETY: as said.
     unsafe {
         with_ours(environment, |environment| {
@@ -114,7 +122,12 @@ pub(crate) unsafe fn execute_at(
 unsafe fn search(file: *const c_char, arguments: Row, environment: Row) -> c_int {
     let own = redhook::real!(execvpe);
     // SAFETY: as said.
-    unsafe { with_ours(environment, |environment| own(file, arguments, environment)) }
+    unsafe {
+        if let Err(errno) = is_held_along_path(file) {
+            return returned_int(Err(errno));
+        }
+        with_ours(environment, |environment| own(file, arguments, environment))
+    }
 }
 
 /// The strings of a row.

@@ -1,18 +1,24 @@
 //! `system`, `popen`, `wordexp`: libc starts a shell with the environment that the process has, in which the program may have
 //! left nothing of ours.
 
-use core::ffi::{CStr, c_char, c_int, c_void};
+use core::{
+    ffi::{CStr, c_char, c_int, c_void},
+    ptr::null_mut,
+};
 use std::ffi::CString;
 
 use super::{
     environment::{has_ours, with_ours},
+    held::{Place, is_held},
     own_environment, strings,
 };
-use crate::run::carried;
+use crate::{kernel::returned_int, run::carried};
 
 redhook::hook! {
     unsafe fn system(command: *const c_char) -> c_int => system_in_run {
-        put_ours_back();
+        if let Err(errno) = prepare() {
+            return returned_int(Err(errno));
+        }
         // SAFETY: as libc's.
         unsafe { redhook::real!(system)(command) }
     }
@@ -20,7 +26,10 @@ redhook::hook! {
 
 redhook::hook! {
     unsafe fn popen(command: *const c_char, kind: *const c_char) -> *mut c_void => popen_in_run {
-        put_ours_back();
+        if let Err(errno) = prepare() {
+            returned_int(Err(errno));
+            return null_mut();
+        }
         // SAFETY: as libc's.
         unsafe { redhook::real!(popen)(command, kind) }
     }
@@ -28,7 +37,8 @@ redhook::hook! {
 
 redhook::hook! {
     unsafe fn wordexp(words: *const c_char, to: *mut c_void, flags: c_int) -> c_int => wordexp_in_run {
-        put_ours_back();
+        // WRDE_NOSPACE, for it knows no better word.
+        let Ok(()) = prepare() else { return 1 };
         // SAFETY: as libc's.
         unsafe { redhook::real!(wordexp)(words, to, flags) }
     }
@@ -36,6 +46,13 @@ redhook::hook! {
 
 pub(super) fn find() {
     let _found = (redhook::real!(system), redhook::real!(popen), redhook::real!(wordexp));
+}
+
+/// The shell that libc starts.
+fn prepare() -> Result<(), c_int> {
+    is_held(Place::at(c"/bin/sh".as_ptr()))?;
+    put_ours_back();
+    Ok(())
 }
 
 /// These functions are not for signal handlers, nor for what comes after `vfork`: here memory may be allocated.

@@ -2,7 +2,11 @@
 
 use core::ffi::{c_char, c_int, c_void};
 
-use super::{Row, environment::with_ours};
+use super::{
+    Row,
+    environment::with_ours,
+    held::{Place, is_held, is_held_along_path},
+};
 
 redhook::hook! {
     unsafe fn posix_spawn(
@@ -12,6 +16,9 @@ redhook::hook! {
         let own = redhook::real!(posix_spawn);
         // SAFETY: as libc's, with another environment.
         unsafe {
+            if let Err(errno) = is_held(Place::at(path)) {
+                return errno;
+            }
             with_ours(environment, |environment| own(process, path, actions, attributes, arguments, environment))
         }
     }
@@ -25,6 +32,9 @@ redhook::hook! {
         let own = redhook::real!(posix_spawnp);
         // SAFETY: as libc's, with another environment.
         unsafe {
+            if let Err(errno) = is_held_along_path(file) {
+                return errno;
+            }
             with_ours(environment, |environment| own(process, file, actions, attributes, arguments, environment))
         }
     }
