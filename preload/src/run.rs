@@ -17,7 +17,7 @@ use phantom_policy::call::{Answer, Call, LONGEST};
 use crate::kernel;
 
 /// What tells a program where its run is.
-const VARIABLE: &[u8] = b"PHANTOM_RUN=";
+const VARIABLE: &[u8] = b"PHANTOM_RUN_SOCKET=";
 /// What tells the loader about us.
 const PRELOAD: &[u8] = b"LD_PRELOAD=";
 /// A path of ours is not longer.
@@ -28,7 +28,7 @@ pub(crate) struct Run {
     place: sockaddr_un,
     place_length: usize,
     /// Both as they stand in an environment, ended by a zero.
-    variable: Text<160>,
+    variable: Text<{ 110 + 32 }>,
     preload: Text<{ PATH + 16 }>,
 }
 
@@ -47,7 +47,7 @@ pub(crate) fn begin() -> Option<&'static Run> {
 
 /// What the environment of every program that is started must say: where the run is, and where we are.
 pub(crate) struct Carried {
-    /// `PHANTOM_RUN=...`
+    /// `PHANTOM_RUN_SOCKET=...`
     pub(crate) variable: &'static CStr,
     /// `LD_PRELOAD=...`
     pub(crate) preload: &'static CStr,
@@ -184,7 +184,7 @@ fn understood(space: &[u8], length: usize) -> Result<Answer<'_>, c_int> {
 impl Run {
     fn of_environment() -> Option<Run> {
         // SAFETY: a name that ends with a zero; what it leads to is copied at once, before the program can change it.
-        let value = unsafe { libc::getenv(c"PHANTOM_RUN".as_ptr()) };
+        let value = unsafe { libc::getenv(c"PHANTOM_RUN_SOCKET".as_ptr()) };
         if value.is_null() {
             return None;
         }

@@ -174,7 +174,7 @@ DONE, UNKNOWN = b"\1", b"\7"
 @test(bound=60)
 def a_run_that_says_nonsense_or_nothing_is_no_network(t):
     def told(run, *ways):
-        environment = {"LD_PRELOAD": str(build.library()), "PHANTOM_RUN": run.path}
+        environment = {"LD_PRELOAD": str(build.library()), "PHANTOM_RUN_SOCKET": run.path}
         return json.loads(t.children.run("python3", "-c", PROGRAM, *ways, environment=environment).stdout)
 
     unreachable = errno.ENETUNREACH

@@ -437,7 +437,7 @@ static int ended_well(pid_t child) {
 #define CHILD(name, start) do { pid_t child = fork(); if (child == 0) { start; _exit(1); } RIGHT(name, ended_well(child)); } while (0)
 
 static void programs(void) {
-    char *list[] = {(char *)itself, GIVEN, NULL}, *nothing[] = {NULL}, *other[] = {"A=1", "LD_PRELOAD=/nowhere.so", "PHANTOM_RUN=/nowhere", NULL};
+    char *list[] = {(char *)itself, GIVEN, NULL}, *nothing[] = {NULL}, *other[] = {"A=1", "LD_PRELOAD=/nowhere.so", "PHANTOM_RUN_SOCKET=/nowhere", NULL};
     /* So many that they do not fit on a stack, and each unlike the others. */
     static char *many[2002], text[2000][12];
     for (int i = 0; i < 2000; i++) snprintf(many[i] = text[i], 12, "V%d=%d", i, i);

@@ -135,7 +135,8 @@ fn names_us(list: &[u8], ours: &Carried) -> bool {
 mod tests {
     use super::*;
 
-    const OURS: Carried = Carried { variable: c"PHANTOM_RUN=/run/x", preload: c"LD_PRELOAD=/lib/us.so" };
+    const OURS: Carried =
+        Carried { variable: c"PHANTOM_RUN_SOCKET=/run/x", preload: c"LD_PRELOAD=/lib/us.so" };
 
     fn written(environment: &[&CStr]) -> Vec<String> {
         let row: Vec<_> = environment.iter().map(|string| string.as_ptr()).chain([null()]).collect();
@@ -151,7 +152,7 @@ mod tests {
 
     #[test]
     fn ours_comes_into_an_empty_environment() {
-        assert_eq!(written(&[]), ["PHANTOM_RUN=/run/x", "LD_PRELOAD=/lib/us.so"]);
+        assert_eq!(written(&[]), ["PHANTOM_RUN_SOCKET=/run/x", "LD_PRELOAD=/lib/us.so"]);
         // SAFETY: no row at all, which the kernel takes for an empty one.
         unsafe {
             assert!(!has_ours(null(), &OURS));
@@ -163,14 +164,14 @@ mod tests {
 
     #[test]
     fn what_else_is_to_be_loaded_comes_after_us_and_all_else_stays() {
-        let given = [c"A=1", c"LD_PRELOAD=/lib/other.so", c"PHANTOM_RUN=/run/elsewhere", c"B="];
-        let expected = ["A=1", "B=", "PHANTOM_RUN=/run/x", "LD_PRELOAD=/lib/us.so:/lib/other.so"];
+        let given = [c"A=1", c"LD_PRELOAD=/lib/other.so", c"PHANTOM_RUN_SOCKET=/run/elsewhere", c"B="];
+        let expected = ["A=1", "B=", "PHANTOM_RUN_SOCKET=/run/x", "LD_PRELOAD=/lib/us.so:/lib/other.so"];
         assert_eq!(written(&given), expected);
     }
 
     #[test]
     fn a_path_that_begins_like_ours_is_not_ours() {
-        let expected = ["PHANTOM_RUN=/run/x", "LD_PRELOAD=/lib/us.so:/lib/us.so.old"];
-        assert_eq!(written(&[c"LD_PRELOAD=/lib/us.so.old", c"PHANTOM_RUN=/run/x2"]), expected);
+        let expected = ["PHANTOM_RUN_SOCKET=/run/x", "LD_PRELOAD=/lib/us.so:/lib/us.so.old"];
+        assert_eq!(written(&[c"LD_PRELOAD=/lib/us.so.old", c"PHANTOM_RUN_SOCKET=/run/x2"]), expected);
     }
 }

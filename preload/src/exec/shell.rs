@@ -77,5 +77,5 @@ fn put_ours_back() {
 }
 
 fn sets_ours(string: &CStr) -> bool {
-    [&b"LD_PRELOAD="[..], b"PHANTOM_RUN="].iter().any(|name| string.to_bytes().starts_with(name))
+    [&b"LD_PRELOAD="[..], b"PHANTOM_RUN_SOCKET="].iter().any(|name| string.to_bytes().starts_with(name))
 }

@@ -7,6 +7,7 @@ mod program;
 mod publish;
 
 use std::{
+    env,
     ffi::{OsStr, OsString},
     io,
     net::{IpAddr, Ipv6Addr},
@@ -32,7 +33,10 @@ use tokio::{
 use self::publish::{Serving, Told};
 use super::Whom;
 use crate::doors::local_socket::Publish;
-use crate::supervise::{self, Again, Conversation, Land, NameServers, Run, start, supervise};
+use crate::supervise::{
+    self, Again, Conversation, Land, Library, NameServers, NotStarted, Run, find_library, serve, start,
+    supervise,
+};
 
 /// A node that does not answer for so long is not there.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -69,6 +73,10 @@ pub(super) struct Options {
     /// Services of this machine can be reached, too
     #[arg(long)]
     allow_local: bool,
+    /// Hold the program by a library before libc, where the kernel's seal cannot be had. Neither static programs nor system
+    /// calls that a program makes past libc are held by it
+    #[arg(long)]
+    preload_only: bool,
     #[command(flatten)]
     serving: Serving,
     #[command(flatten)]
@@ -82,11 +90,16 @@ pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
 
 /// Runs a program to its end.
 pub(super) async fn seal(args: &Options, name: &OsStr, arguments: &[OsString]) -> anyhow::Result<ExitCode> {
+    anyhow::ensure!(
+        env::var_os(INSIDE).is_none(),
+        "This is inside of a phantom run already: what is started here reaches the network as it is. Leave `phantom run` away."
+    );
     handed_over::check()?;
-    if let Err(unfit) = program::check(name) {
+    if let Err(unfit) = program::check(name, args.preload_only) {
         eprintln!("phantom: {unfit}");
         return Ok(ExitCode::from(NOT_STARTED));
     }
+    let library = args.preload_only.then(library).transpose()?;
     let (open, publish) = (args.serving.open()?, args.serving.publish());
     let (own, public, begun) = args.whom.connect().await?.run(publish.clone()).await?;
     let told = args.serving.told(public);
@@ -97,23 +110,39 @@ pub(super) async fn seal(args: &Options, name: &OsStr, arguments: &[OsString]) -
         conversation.keep_up()?;
     }
     let (land, name_servers) = land(own)?;
-    serve_names(name_servers, conversation.clone()).context("The program's names cannot be served")?;
+    let names =
+        serve_names(name_servers, conversation.clone()).context("The program's names cannot be served")?;
     let mut command = Command::new(name);
     command.args(arguments).env(INSIDE, "1");
     // Processes that the program leaves behind stay ours: otherwise we could not look at what they ask for.
     set_child_subreaper(true)?;
-    let sealed = match start(command, &land) {
-        Ok(sealed) => sealed,
-        Err(error) => {
+    let started = match &library {
+        None => start(command, &land).map(|sealed| {
+            let (child, calls) = sealed.into_parts();
+            (child, Some(calls))
+        }),
+        Some(library) => library.start(command).map(|child| (child, None)).map_err(NotStarted::Program),
+    };
+    let (child, calls) = match started {
+        Ok(started) => started,
+        Err(NotStarted::NoSeal(error)) => anyhow::bail!(
+            "The kernel gives no seal here ({error}): it is old, or somebody watches this process already, as some containers \
+             do. What goes through libc can be held without: phantom run --preload-only -- ..."
+        ),
+        Err(NotStarted::Program(error)) => {
             let (code, what) = not_started(name, &error);
             eprintln!("phantom: {what}");
             return Ok(ExitCode::from(code));
         }
     };
-    let (child, calls) = sealed.into_parts();
     let rules = Rules { allow_local: args.allow_local };
     let run = Run { land, conversation, rules, open, commands, runtime: Handle::current() };
-    let _until_this_process_ends = spawn_blocking(move || supervise(calls, run));
+    let served = library.as_ref().map(Library::entrance).transpose()?;
+    let _until_this_process_ends = spawn_blocking(move || match (calls, served) {
+        (Some(calls), _) => supervise(calls, run),
+        (None, Some(entrance)) => serve(&entrance, run, names),
+        (None, None) => Ok(()),
+    });
     let ended = ending::wait_for(child).await?;
     if ended.signal == Some(Signal::SIGSYS) {
         eprintln!(
@@ -121,6 +150,15 @@ pub(super) async fn seal(args: &Options, name: &OsStr, arguments: &[OsString]) -
         );
     }
     Ok(ExitCode::from(ended.code))
+}
+
+fn library() -> anyhow::Result<Library> {
+    let library = Library::new(find_library()?).context("The run's socket cannot be made")?;
+    eprintln!(
+        "phantom: without the seal. What goes through libc is held; no static programs are started, but system calls of a \
+         program's own go where they like."
+    );
+    Ok(library)
 }
 
 /// Begins the run once more: the node may have been started again.
@@ -163,13 +201,14 @@ fn not_started(program: &OsStr, error: &io::Error) -> (u8, String) {
 }
 
 /// Answers the questions of the program, whichever name server it asks.
-fn serve_names(servers: NameServers, conversation: Arc<Conversation>) -> io::Result<()> {
+fn serve_names(servers: NameServers, conversation: Arc<Conversation>) -> io::Result<Arc<Answers<Names>>> {
     let answers = Arc::new(Answers::new(Names(conversation)));
     for listener in servers.tcp {
         listener.set_nonblocking(true)?;
         tokio::spawn(phantom_resolver::serve_tcp(TcpListener::from_std(listener)?, answers.clone()));
     }
-    supervise::serve_names(servers.udp, &answers)
+    supervise::serve_names(servers.udp, &answers)?;
+    Ok(answers)
 }
 
 /// The names of the run's isolation group, which the node knows.

@@ -28,6 +28,7 @@ use super::{
     Run,
     call::{Answer, Call, Given, Outcome, Reply, address_bytes},
     connections::{Connections, State, cookie, disconnect},
+    conversation::Conversation,
     errno, lock,
     meeting::{local_address, of_family},
     raw, relay, unix,
@@ -65,6 +66,11 @@ impl Engine {
             guests: Mutex::default(),
             has_told: AtomicBool::new(false),
         }
+    }
+
+    /// With the node.
+    pub(super) fn conversation(&self) -> &Conversation {
+        &self.run.conversation
     }
 
     /// From now on others can come in, where the user says so.

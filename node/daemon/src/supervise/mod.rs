@@ -9,6 +9,7 @@
 //!
 //! - [`engine`]: what becomes of each [`call`], whichever way we are told of it.
 //! - [`calls`]: those that the kernel tells of; [`notify`]: how it does; [`program`]: the program's memory.
+//! - [`library`]: those that the preload library tells of, where there is no seal.
 //! - [`land`]: where sockets live; mostly in an [`island`], which a [`helper`] prepares by [`netlink`].
 //! - [`connections`]: from a connect to its outcome; [`meeting`]: where we get the far ends of programs' sockets.
 //! - [`conversation`]: with the node.
@@ -24,6 +25,7 @@ mod filter;
 mod helper;
 mod island;
 mod land;
+mod library;
 mod listeners;
 mod meeting;
 mod names;
@@ -58,6 +60,7 @@ pub use conversation::{Addresses, Again, Conversation};
 use engine::Engine;
 pub use helper::{HELPER, help};
 pub use land::{Land, NameServers};
+pub use library::{Library, find as find_library, serve};
 use notify::Listener;
 pub use visits::Open;
 
@@ -86,25 +89,51 @@ pub struct Sealed {
     listener: Listener,
 }
 
+/// Why no program runs.
+#[derive(Debug)]
+pub enum NotStarted {
+    /// The kernel does not let us put it under a seal.
+    NoSeal(io::Error),
+    /// It cannot be executed, or whatever it needs is not to be had.
+    Program(io::Error),
+}
+
+impl From<io::Error> for NotStarted {
+    fn from(error: io::Error) -> NotStarted {
+        NotStarted::Program(error)
+    }
+}
+
 /// Starts a program under the seal. It does nothing until it is supervised.
 #[allow(unsafe_code)]
-pub fn start(mut command: Command, land: &Land) -> io::Result<Sealed> {
+pub fn start(mut command: Command, land: &Land) -> Result<Sealed, NotStarted> {
     let (ours, theirs) = UnixStream::pair()?;
     let filter = filter::program(land.is_island());
     let seal = move || {
-        let listener = notify::seal(&filter)?;
+        let listener = notify::seal(&filter).inspect_err(|_| {
+            let _then_nobody_knows = send(&theirs, &[1], &[]);
+        })?;
         close_all_but_standard()?;
         send(&theirs, &[0], &[listener.as_fd()]).map(drop)
     };
     // SAFETY: between fork and exec the closure makes system calls on what it owns already; what it allocates is small, and of
     // this thread alone.
     unsafe { command.pre_exec(seal) };
-    let child = command.spawn()?;
+    let spawned = command.spawn();
+    // The last one that has the other end of what we read from.
     drop(command);
-    let mut received = VecDeque::new();
-    receive(&ours, &mut [0], &mut received)?;
-    let listener: OwnedFd = received.pop_front().ok_or(io::ErrorKind::UnexpectedEof)?;
-    Ok(Sealed { child, listener: listener.into() })
+    let (mut received, mut said) = (VecDeque::new(), [0]);
+    let heard = receive(&ours, &mut said, &mut received);
+    match spawned {
+        Err(error) if matches!(heard, Ok(1)) && said == [1] => Err(NotStarted::NoSeal(error)),
+        Err(error) => Err(error.into()),
+        Ok(child) => {
+            heard?;
+            let listener: OwnedFd =
+                received.pop_front().ok_or_else(|| io::Error::from(io::ErrorKind::UnexpectedEof))?;
+            Ok(Sealed { child, listener: listener.into() })
+        }
+    }
 }
 
 impl Sealed {

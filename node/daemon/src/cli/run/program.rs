@@ -20,6 +20,7 @@ use nix::{
     sys::statvfs::{FsFlags, statvfs},
     unistd::{AccessFlags, access, getegid, geteuid},
 };
+use phantom_policy::program as policy;
 
 /// Interpreters of interpreters: the kernel follows no more.
 const DEEPEST: usize = 5;
@@ -43,11 +44,20 @@ enum Why {
     SetGroup,
     Capabilities,
     Bits32,
+    NotHeld,
 }
 
 impl fmt::Display for Unfit {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         let what = match self.why {
+            Why::NotHeld => {
+                return write!(
+                    out,
+                    "{} is static, or made for another libc than glibc: the library cannot be loaded into it, and would not hold it. \
+                     Run it without --preload-only.",
+                    self.program.display()
+                );
+            }
             Why::Bits32 => {
                 return write!(
                     out,
@@ -69,16 +79,17 @@ impl fmt::Display for Unfit {
 }
 
 /// Looks at the program that would be started, and if that is a script, at who reads it. What cannot be looked at is left to
-/// the kernel, which says why.
-pub(super) fn check(name: &OsStr) -> Result<(), Unfit> {
+/// the kernel, which says why. Without the seal, the library alone holds it.
+pub(super) fn check(name: &OsStr, by_library: bool) -> Result<(), Unfit> {
     let Some(mut program) = find(name) else { return Ok(()) };
     for _ in 0..DEEPEST {
-        match kind(&beginning(&program)) {
+        match kind(&beginning(&program, BEGINNING)) {
             Kind::Script(interpreter) => program = interpreter,
             Kind::Bits32 => return Err(Unfit { program, why: Why::Bits32 }),
             // Who may not read it may still execute it.
             Kind::Other => {
-                return match gains(&program) {
+                let not_held = || (by_library && is_not_held(&program)).then_some(Why::NotHeld);
+                return match gains(&program).or_else(not_held) {
                     Some(why) => Err(Unfit { program, why }),
                     None => Ok(()),
                 };
@@ -98,13 +109,19 @@ fn find(name: &OsStr) -> Option<PathBuf> {
     env::split_paths(&path).map(|folder| folder.join(name)).find(is_executable)
 }
 
-fn beginning(program: &Path) -> Vec<u8> {
+/// Whether the library would not be loaded into it. Of who may not be read, nobody knows.
+fn is_not_held(program: &Path) -> bool {
+    let beginning = beginning(program, policy::BEGINNING);
+    program.is_file() && (beginning.is_empty() || policy::program(&beginning) == policy::Program::NotHeld)
+}
+
+fn beginning(program: &Path, most: usize) -> Vec<u8> {
     let mut bytes = Vec::new();
     // Not a pipe, which would wait for somebody to write.
     if program.is_file()
         && let Ok(file) = File::open(program)
     {
-        let _what_was_read_counts = file.take(BEGINNING as u64).read_to_end(&mut bytes);
+        let _what_was_read_counts = file.take(most as u64).read_to_end(&mut bytes);
     }
     bytes
 }
@@ -190,7 +207,7 @@ mod tests {
         for other in [elf(2, x86_64), elf(1, arm), elf(1, i386)[..19].to_vec(), Vec::new(), b"#".to_vec()] {
             assert_eq!(kind(&other), Kind::Other, "{other:?}");
         }
-        assert_eq!(check(OsStr::new("/proc/self/exe")), Ok(()));
+        assert_eq!(check(OsStr::new("/proc/self/exe"), false), Ok(()));
     }
 
     #[test]
@@ -200,34 +217,46 @@ mod tests {
         let script = format!("#! \t{} -x\nmore\n", old.display());
         let script = file(folder.path(), "script", script.as_bytes(), 0o755);
         let outer = file(folder.path(), "outer", format!("#!{}", script.display()).as_bytes(), 0o755);
-        assert_eq!(check(outer.as_os_str()), Err(Unfit { program: old, why: Why::Bits32 }));
+        assert_eq!(check(outer.as_os_str(), false), Err(Unfit { program: old, why: Why::Bits32 }));
         let endless = folder.path().join("endless");
         file(folder.path(), "endless", format!("#!{}\n", endless.display()).as_bytes(), 0o755);
-        assert_eq!(check(endless.as_os_str()), Ok(()), "the kernel says what is wrong with it");
+        assert_eq!(check(endless.as_os_str(), false), Ok(()), "the kernel says what is wrong with it");
     }
 
     #[test]
     fn rights_that_one_has_already_are_not_gained() {
         let folder = tempfile::tempdir().unwrap();
         let own = file(folder.path(), "own", &elf(2, 62), 0o6755);
-        assert_eq!(check(own.as_os_str()), Ok(()));
+        assert_eq!(check(own.as_os_str(), false), Ok(()));
         if geteuid().is_root() {
             let theirs = file(folder.path(), "theirs", &elf(2, 62), 0o755);
             chown(&theirs, Some(65_534), None).unwrap();
-            assert_eq!(check(theirs.as_os_str()), Ok(()), "another's, without the mark");
+            assert_eq!(check(theirs.as_os_str(), false), Ok(()), "another's, without the mark");
             fs::set_permissions(&theirs, fs::Permissions::from_mode(0o4755)).unwrap();
-            let unfit = check(theirs.as_os_str()).unwrap_err();
+            let unfit = check(theirs.as_os_str(), false).unwrap_err();
             assert!(unfit.to_string().contains("set-uid"), "{unfit}");
             chown(&theirs, Some(0), Some(65_534)).unwrap();
             fs::set_permissions(&theirs, fs::Permissions::from_mode(0o2755)).unwrap();
-            assert_eq!(check(theirs.as_os_str()).unwrap_err().why, Why::SetGroup);
+            assert_eq!(check(theirs.as_os_str(), false).unwrap_err().why, Why::SetGroup);
         }
+    }
+
+    #[test]
+    fn what_the_library_is_not_loaded_into_is_only_for_the_seal() {
+        let folder = tempfile::tempdir().unwrap();
+        let alone = file(folder.path(), "alone", &elf(2, 62), 0o755);
+        let script = file(folder.path(), "script", format!("#!{}\n", alone.display()).as_bytes(), 0o755);
+        assert_eq!(check(script.as_os_str(), false), Ok(()));
+        let unfit = check(script.as_os_str(), true).unwrap_err();
+        assert_eq!(unfit, Unfit { program: alone, why: Why::NotHeld });
+        assert_eq!(check(OsStr::new("sh"), true), Ok(()));
     }
 
     #[test]
     fn what_is_not_there_is_left_to_the_kernel() {
         for name in ["no-such-program", "/no/such/program", "/proc", ""] {
-            assert_eq!(check(OsStr::new(name)), Ok(()), "{name}");
+            assert_eq!(check(OsStr::new(name), false), Ok(()), "{name}");
+            assert_eq!(check(OsStr::new(name), true), Ok(()), "{name}");
         }
     }
 }

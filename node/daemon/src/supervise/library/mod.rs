@@ -11,11 +11,7 @@ use std::{
     env, fs, io,
     os::{
         fd::{AsFd, OwnedFd},
-        unix::{
-            ffi::OsStrExt,
-            fs::PermissionsExt,
-            process::CommandExt,
-        },
+        unix::{ffi::OsStrExt, fs::PermissionsExt, process::CommandExt},
     },
     path::{Path, PathBuf},
     process::{Child, Command},
@@ -43,14 +39,13 @@ use phantom_policy::{
 use phantom_resolver::{Answers, Lookup, Transport};
 use socket2::{Domain, SockAddr, Socket, Type};
 
-pub use place::{NoLibrary, find};
+pub use place::find;
 
 use super::{
     Run,
     call::{Answer, Call, Caller, Given, Outcome, Reply},
     close_all_but_standard,
     engine::Engine,
-    errno,
 };
 use crate::{
     folders,
@@ -58,7 +53,7 @@ use crate::{
 };
 
 /// What tells a program where its run is.
-pub const VARIABLE: &str = "PHANTOM_RUN";
+pub const VARIABLE: &str = "PHANTOM_RUN_SOCKET";
 /// What tells the loader about the library.
 const PRELOAD: &str = "LD_PRELOAD";
 /// Calls of a run at once.
@@ -91,6 +86,11 @@ impl Library {
         Ok(Library { file, folder, listener })
     }
 
+    /// Where calls come in.
+    pub fn entrance(&self) -> io::Result<Entrance> {
+        self.listener.try_clone().map(Entrance)
+    }
+
     /// Starts a program with the library before all others. Privileges that are written on files do not count, for who gets
     /// them gets no library.
     #[allow(unsafe_code)]
@@ -111,6 +111,10 @@ impl Library {
     }
 }
 
+/// Where calls come in.
+#[derive(Debug)]
+pub struct Entrance(Socket);
+
 impl Folder {
     fn socket(&self) -> PathBuf {
         self.0.join("sock")
@@ -124,11 +128,11 @@ impl Drop for Folder {
 }
 
 /// Answers the library's calls until the socket fails. Blocks.
-pub fn serve(library: &Library, run: Run, names: &Arc<Answers<impl Lookup>>) -> io::Result<()> {
-    let answering = Arc::new(Answering { engine: Arc::new(Engine::new(run)), names: names.clone() });
+pub fn serve(entrance: &Entrance, run: Run, names: Arc<Answers<impl Lookup>>) -> io::Result<()> {
+    let answering = Arc::new(Answering { engine: Arc::new(Engine::new(run)), names });
     let waiting = Arc::new(AtomicUsize::new(0));
     loop {
-        let (conversation, _) = match library.listener.accept() {
+        let (conversation, _) = match entrance.0.accept() {
             // One that has gone, or that there is no descriptor for.
             Err(error) if error.kind() == io::ErrorKind::Interrupted || is_passing(&error) => continue,
             accepted => accepted?,
@@ -148,7 +152,8 @@ pub fn serve(library: &Library, run: Run, names: &Arc<Answers<impl Lookup>>) -> 
 
 /// In time it may be otherwise.
 fn is_passing(error: &io::Error) -> bool {
-    let passing = matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM | libc::ECONNABORTED));
+    let passing =
+        matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM | libc::ECONNABORTED));
     if passing {
         thread::sleep(Duration::from_millis(20));
     }
@@ -241,7 +246,7 @@ struct Waiting(Socket);
 impl Caller for Waiting {
     fn waits(&self) -> bool {
         // Who has closed its end hears nothing any more.
-        let mut asked = [PollFd::new(self.0.as_fd(), PollFlags::POLLRDHUP)];
+        let mut asked = [PollFd::new(self.0.as_fd(), PollFlags::POLLHUP)];
         poll(&mut asked, PollTimeout::ZERO) == Ok(0)
     }
 
