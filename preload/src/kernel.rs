@@ -126,7 +126,8 @@ pub(crate) fn hear(
         msg_iov: &raw mut part,
         msg_iovlen: 1,
         msg_control: (&raw mut rights).cast(),
-        msg_controllen: size_of::<Rights>(),
+        // Up to the end of the first one: behind it the kernel would put another.
+        msg_controllen: RIGHTS,
         msg_flags: 0,
     };
     let flags = if close_on_exec { libc::MSG_CMSG_CLOEXEC } else { 0 };

@@ -6,7 +6,7 @@
 //!
 //! - [`run`]: the run of this process, and how it is asked. [`kernel`]: system calls. [`panics`]: end the process.
 //! - [`socket`], [`connect`], [`bind`], [`listen`], [`peer`], [`set_option`], [`send`]: what may be done with sockets.
-//! - [`names`]: names and addresses.
+//! - [`names`]: names and addresses. [`interfaces`]: which devices there are.
 //! - [`exec`]: programs that are started come here, too.
 //! - [`syscall`]: all of that by number. [`refused`]: what libc would do past us.
 //!
@@ -16,6 +16,7 @@
 mod bind;
 mod connect;
 mod exec;
+mod interfaces;
 mod kernel;
 mod listen;
 mod names;

@@ -2,7 +2,10 @@
 
 use core::ffi::c_int;
 
-use phantom_policy::{call::Call, socket::UNIX};
+use phantom_policy::{
+    call::Call,
+    socket::{UNIX, is_harmless, is_of_run},
+};
 
 use crate::{
     kernel::{self, Outcome, returned_int},
@@ -23,7 +26,10 @@ redhook::hook! {
 }
 
 pub(crate) fn make(family: c_int, kind: c_int, protocol: c_int) -> Outcome {
-    if family == UNIX {
+    if !is_of_run(family, protocol) && !is_harmless(family) {
+        return Err(libc::EAFNOSUPPORT);
+    }
+    if !is_of_run(family, protocol) {
         // SAFETY: numbers only.
         return unsafe {
             kernel::call(libc::SYS_socket, [family as usize, kind as usize, protocol as usize, 0, 0, 0])

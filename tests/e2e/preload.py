@@ -198,7 +198,7 @@ def a_run_that_says_nonsense_or_nothing_is_no_network(t):
     # More descriptors than there is room for, or than anybody wants; none of them stays.
     assert told(WrongRun(t, good), "crowded") == [[errno.EMFILE, 0]]
     assert told(WrongRun(t, good | {SOCKET: (DONE, 3)}), "robbed") == [[errno.EMFILE, 0]]
-    assert told(WrongRun(t, good | {CONNECT: (b"\2\4", 1)}), "robbed") == [[errno.EINTR, 0]]
+    assert told(WrongRun(t, good | {CONNECT: (b"\2\5", 1)}), "robbed") == [[errno.EIO, 0]]
     # Somebody who does not answer.
     silent = good | {CONNECT: (None, 0)}
     assert told(WrongRun(t, silent), "interrupted") == [errno.EINTR]

@@ -6,6 +6,7 @@
 #include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <ifaddrs.h>
 #include <net/if.h>
 #include <netdb.h>
 #include <netinet/in.h>
@@ -389,6 +390,31 @@ static void by_number(void) {
     FAILS("syscall mmap", EBADF, syscall(SYS_mmap, NULL, 4096L, 3L, 2L, -1L, 4096L));
 }
 
+/* --- devices */
+
+/* Where the run has an island, there is one, and what it has is the run's own. */
+static void devices(void) {
+    struct if_nameindex *names = if_nameindex();
+    RIGHT("if_nameindex", names && names[0].if_index == 1 && !strcmp(names[0].if_name, "lo") && !names[1].if_name);
+    if_freenameindex(names);
+    char name[IF_NAMESIZE];
+    KEEPS("if_nametoindex", if_nametoindex("lo") == 1);
+    RIGHT("if_nametoindex", !if_nametoindex("out") && errno == ENODEV);
+    RIGHT("if_nametoindex", !if_nametoindex("a name that no device can have") && errno == ENODEV);
+    KEEPS("if_indextoname", if_indextoname(1, name) && !strcmp(name, "lo"));
+    RIGHT("if_indextoname", !if_indextoname(77, name) && errno == ENXIO);
+    struct ifaddrs *list = NULL;
+    int others = 0, own = 0, here = 0;
+    KEEPS("getifaddrs", !getifaddrs(&list) && list);
+    for (struct ifaddrs *one = list; one; one = one->ifa_next) {
+        others += strcmp(one->ifa_name, "lo") != 0;
+        if (one->ifa_addr->sa_family == AF_INET) here += ((struct sockaddr_in *)one->ifa_addr)->sin_addr.s_addr == htonl(INADDR_LOOPBACK);
+        if (one->ifa_addr->sa_family == AF_INET6) own += ((struct sockaddr_in6 *)one->ifa_addr)->sin6_addr.s6_addr[0] == 0xfc;
+    }
+    RIGHT("getifaddrs", !others && own == 1 && here == 1);
+    freeifaddrs(list);
+}
+
 /* --- what libc would do by itself */
 
 static void of_old(void) {
@@ -525,8 +551,17 @@ static void threads(void) {
     }
 }
 
+/* Becomes a program that is static: libc would be asked not to. */
+static int become(char **arguments) {
+    long result;
+    setenv("VALGRIND_LAUNCHER", arguments[0], 1);
+    __asm__ volatile("syscall" : "=a"(result) : "a"(SYS_execve), "D"(arguments[0]), "S"(arguments), "d"(environ) : "rcx", "r11", "memory");
+    return -result;
+}
+
 int main(int count, char **arguments) {
     itself = arguments[0];
+    if (count > 2 && !strcmp(arguments[1], "become")) return become(arguments + 2);
     if (count > 2 && !strcmp(arguments[1], "child")) return as_child(count, arguments);
     if (count < 2) return 2;
     host = arguments[1];
@@ -536,7 +571,7 @@ int main(int count, char **arguments) {
     servers(AF_INET);
     servers(AF_INET6);
     of_unix();
-    if (count < 3) datagrams(); /* else there is no island for them */
+    if (count < 3) datagrams(), devices(); /* else there is no island for them */
     by_number();
     of_old();
     threads();

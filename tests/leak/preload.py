@@ -14,7 +14,7 @@ HOOKS = Path(__file__).with_name("hooks.c")
 WATCHERS = {
     "plain": (["-O1"], []),
     "sanitizers": (["-g", "-O1", "-DWATCHED", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined", "-static-libasan", "-static-libubsan"], []),
-    "valgrind": (["-g", "-O1", "-DWATCHED"], ["valgrind", "--quiet", "--error-exitcode=99", "--leak-check=full", "--show-leak-kinds=definite"]),
+    "valgrind": (["-g", "-O1", "-DWATCHED"], ["{program}", "become", "/usr/libexec/valgrind/memcheck-amd64-linux", "--quiet", "--error-exitcode=99", "--leak-check=full", "--show-leak-kinds=definite"]),
 }
 # Calls that libc has no part in: nothing that stands before libc sees them.
 PAST_LIBC = {"assembly_tcp", "assembly_udp", "old_interrupt"}
@@ -27,7 +27,7 @@ def every_hook_does_what_libc_does_and_nothing_leaves(t):
     for name, (options, watcher) in WATCHERS.items():
         program = t.folder / f"hooks-{name}"
         t.children.run("gcc", "-w", "-pthread", *options, "-o", program, HOOKS, "-lresolv")
-        done = demo.ask("run", "--preload-only", "--", *watcher, program, demo.site.split(":")[0], check=False, bound=100)
+        done = demo.ask("run", "--preload-only", "--", *[part.replace("{program}", str(program)) for part in watcher], program, demo.site.split(":")[0], check=False, bound=100)
         wrong = [line for line in done.stdout.splitlines() if not line.endswith(" ok")]
         assert done.returncode == 0 and wrong == ["0 wrong"], (name, wrong, done)
     called = {line.split()[0] for line in done.stdout.splitlines()}

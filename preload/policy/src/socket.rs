@@ -18,6 +18,8 @@ const DATAGRAM: i32 = 2;
 const RAW: i32 = 3;
 const PACKET: i32 = 10;
 
+/// `NETLINK_KOBJECT_UEVENT`.
+const DEVICE_EVENTS: i32 = 15;
 const TCP: i32 = 6;
 const UDP: i32 = 17;
 
@@ -47,6 +49,16 @@ pub fn is_harmless(family: i32) -> bool {
     matches!(family, UNIX | NETLINK)
 }
 
+/// Whether the run makes a socket, where its own live. The program makes others by itself, if they are harmless.
+pub fn is_of_run(family: i32, protocol: i32) -> bool {
+    match family {
+        INET | INET6 => true,
+        // Events of devices come to the machine as a whole, and to no other place.
+        NETLINK => protocol != DEVICE_EVENTS,
+        _ => false,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -73,6 +85,12 @@ mod tests {
         assert_eq!(internet(STREAM, sctp).unwrap_err().errno, Errno::EPROTONOSUPPORT);
         assert_eq!(internet(DATAGRAM, icmp).unwrap_err().errno, Errno::EPROTONOSUPPORT);
         assert_eq!(internet(dccp, 33).unwrap_err().errno, Errno::ESOCKTNOSUPPORT);
+    }
+
+    #[test]
+    fn the_run_makes_what_could_tell_or_reach_the_network() {
+        assert!(is_of_run(INET, 0) && is_of_run(INET6, UDP) && is_of_run(NETLINK, 0));
+        assert!(!is_of_run(NETLINK, DEVICE_EVENTS) && !is_of_run(UNIX, 0) && !is_of_run(17, 0));
     }
 
     #[test]

@@ -2,10 +2,9 @@
 
 use std::{
     env, io,
+    os::unix::ffi::OsStrExt,
     path::{Path, PathBuf},
 };
-
-use super::can_be_named;
 
 const NAME: &str = "libphantom_preload.so";
 /// Where packages put it.
@@ -43,6 +42,11 @@ fn find_for(own: &Path, of_packages: &Path) -> Result<PathBuf, NoLibrary> {
         return Err(NoLibrary::Nowhere(named.join(", ")));
     };
     if can_be_named(&found) { Ok(found) } else { Err(NoLibrary::Unnamable(found)) }
+}
+
+/// Whether a program can be told of this file: the loader takes colons and blanks for the ends of names.
+fn can_be_named(file: &Path) -> bool {
+    !file.as_os_str().as_bytes().iter().any(|byte| b": \t\n".contains(byte))
 }
 
 #[cfg(test)]
