@@ -4,23 +4,25 @@ The cases are C, in `tests/sockets/cases`. They run plainly, with the services a
 services published: what they say must be the same.
 """
 
+import contextlib
 import os
 from pathlib import Path
 
-from harness import test
+from harness import build, test
 from harness.children import wait_for
 from harness.island import Island
 from harness.phantom import Demo, Node
 
 HERE = Path(__file__).parents[1] / "sockets"
-# Its place among the services' ports: nobody published it.
-ABSENT = 9
+# Their places among the services' ports; nobody published the last one.
+ECHO, CLOSING, STUCK, REFUSED, ABSENT = 0, 1, 7, 8, 9
 
 # Where a sealed program may see something else, and why.
 DIFFERENT = {
     # Signals and threads that meet a connect under way.
     "a_signal_tells_of_it": "a connect that does not wait is begun again by a signal, and says EALREADY",
     "epoll_by_edge_when_it_takes_its_time": "a second edge may come",
+    "epoll_by_edge": "the same",
     "connect_has_the_patience_of_its_socket": "SO_SNDTIMEO does not bound a connect",
     # What is asked of a socket that was refused, or is under way.
     "refusal_is_read_from": "ECONNRESET, unless SO_ERROR was asked for",
@@ -80,6 +82,65 @@ def calls_end_as_they_do_without_the_seal(t):
     ]
     t.note(f"{len(plain)} cases, {sum(plain[case] != sealed[case] for case in plain)} of them differ")
     assert not wrong, f"{len(wrong)} of {len(plain)} cases\n" + "\n".join(wrong)
+
+
+@test(bound=150, bound_of_all=600)
+def many_threads_connect_and_nothing_is_left(t):
+    demo = Demo(t, "--hops", 1, "--nodes", 4)
+    services = Services(t, "published")
+    name = services.publish(Node(t, "host", "127.40.0.1", join=demo.invitation, options=["--hops", 1]))
+    plain = built(t, "churn", HERE / "churn.c")
+    checked = built(t, "churn-checked", HERE / "churn.c", options=("-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"))
+    runs = [("plainly", [plain], 1000), ("checked", [checked], 300)]
+    if t.long:
+        runs = [("plainly", [plain], 10_000), ("checked", [checked], 10_000), ("under valgrind", [*VALGRIND, plain], 1000)]
+    for how, program, count in runs:
+        churn = Churn(t, demo, how, program, services, name, count)
+        t.note(f"{how}: {churn.said}")
+
+
+# Sockets that a supervisor may keep for those who will ask for some.
+STOCK = 64
+# Whether threads are sent signals all the time.
+SIGNALS = 0
+VALGRIND = ("valgrind", "--quiet", "--error-exitcode=9", "--fair-sched=yes")
+
+
+class Churn:
+    """One run of `churn.c`. It goes on only when it is told, so that its supervisor can be looked at before and after."""
+
+    def __init__(self, t, demo, name, program, services, host, count):
+        fifo = t.folder / f"{name}-fifo"
+        os.mkfifo(fifo)
+        orders = os.open(fifo, os.O_RDWR)
+        # A connect that nobody takes ends with the patience of the node, and no earlier.
+        stuck, patience = (STUCK, 120) if t.long else (ECHO, 20)
+        ports = [services.ports[place] for place in (ECHO, CLOSING, REFUSED, stuck)]
+        command = [build.phantom(), "run", "--", *program, host, host, *ports, count, 64, SIGNALS]
+        shell = ["sh", "-c", 'exec "$@" < "$0"', fifo]
+        self.process = t.children.start(name, *shell, *command, environment=demo.environment())
+        self.reach("warm", 120)
+        before = self.sockets()
+        os.write(orders, b"\n")
+        self.reach("done", 300)
+        wait_for("the supervisor's sockets to be closed", lambda: self.sockets() <= before + STOCK, patience, self.process)
+        os.write(orders, b"\n")
+        ended = self.process.wait(30)
+        said = self.process.log.read_text().splitlines()
+        os.close(orders)
+        assert ended == 0 and said[0] == "warm" and said[-1] == "done" and len(said) == 3, (name, ended, said)
+        self.said = said[1]
+
+    def reach(self, word, bound):
+        wait_for(word, lambda: word in self.process.log.read_text().splitlines(), bound, self.process)
+
+    def sockets(self):
+        """How many of them the supervisor has."""
+        count = 0
+        for descriptor in os.scandir(f"/proc/{self.process.pid}/fd"):
+            with contextlib.suppress(FileNotFoundError):
+                count += os.readlink(descriptor.path).startswith("socket:")
+        return count
 
 
 class Services:
