@@ -9,7 +9,7 @@ import shutil
 
 from harness import build, test
 from harness.children import wait_for
-from harness.phantom import AP_NAME, READY, Demo, Node, curl
+from harness.phantom import AP_NAME, READY, Demo, Node, curl, free_port, world
 
 from .datagrams import talk
 
@@ -204,6 +204,8 @@ def a_label_keeps_the_name_of_a_run_and_a_node_that_is_back_has_it_again(t):
     first = start("first")
     name = name_of(first)
     await_page(t, demo, first, f"http://{name}:8080/")
+    [shown] = host.status()["published_runs"]
+    assert (shown["name"], shown["label"], shown["sessions"]) == (name, "shop", 1), shown
     for other in (["run", "--as", "shop", "--", "true"], ["host", 80, "--as", "shop"]):
         taken = host.ask(*other, check=False)
         assert taken.returncode == 1 and "serves as shop: end it first" in taken.stderr, taken
@@ -216,6 +218,25 @@ def a_label_keeps_the_name_of_a_run_and_a_node_that_is_back_has_it_again(t):
     second = start("second")
     assert name_of(second) == name
     await_page(t, demo, second, f"http://{name}:8081/")
+
+
+@test(bound=120)
+def where_there_are_no_namespaces_servers_are_reached_and_nothing_else_of_the_machine(t):
+    demo = Demo(t)
+    (t.folder / "who.py").write_text(WHO)
+    port, foreign = free_port(), free_port()
+    t.children.start("foreign", "python3", "-u", "-m", "http.server", foreign, "--bind", "127.0.0.1")
+    without = ["unshare", "--user", "--map-root-user", "sh", "-c", 'echo 0 > /proc/sys/user/max_user_namespaces; exec "$@"', "sh"]
+    listening = ["python3", "-u", "who.py", "4", "0.0.0.0", port, 1]
+    command = [*without, build.phantom(), "run", "--publish", f"80:{port},81:{foreign}", "--", *listening]
+    run = t.children.start("run", *command, environment=world(t.folder, "demo"))
+    name = name_of(run)
+    who = json.loads(await_page(t, demo, run, f"http://{name}/"))
+    assert "no network namespaces" in run.log.read_text(), "the test has run elsewhere"
+    assert ipaddress.ip_address(who["peer"][0]) in VISITORS and who["own"] == ["127.0.0.1", port], who
+    wait_for("the foreign server", lambda: t.children.run("curl", "-q", "-sSf", f"http://127.0.0.1:{foreign}/", check=False).stdout, 20)
+    refused = demo.ask("run", "--", "curl", "-q", "-sS", f"http://{name}:81/", check=False)
+    assert refused.returncode == 7, refused
 
 
 @test(bound=60)

@@ -7,7 +7,7 @@ use super::{
     running::Asked,
     say::{is_heard, say_as},
 };
-use crate::doors::{LocalClient, Status};
+use crate::doors::{LocalClient, PublishedRun, Status};
 
 /// How often `--watch` looks.
 const TURN: Duration = Duration::from_secs(1);
@@ -129,6 +129,11 @@ fn write_into(text: &mut String, status: &Status) -> std::fmt::Result {
         writeln!(text, "hosting   {}", service.hosted)?;
         writeln!(text, "          {} entry paths, {} visitors", service.entries, service.sessions)?;
     }
+    for PublishedRun { name, label, entries, sessions, .. } in &status.published_runs {
+        let label = label.as_ref().map_or(String::new(), |label| format!(" (as {label})"));
+        writeln!(text, "serving   {name} -> a program under phantom run{label}")?;
+        writeln!(text, "          {entries} entry paths, {sessions} visitors")?;
+    }
     for sentence in [&status.obstacle, &status.notice].into_iter().flatten() {
         writeln!(text, "note      {sentence}")?;
     }
@@ -161,6 +166,7 @@ pub(super) fn time(seconds: u64) -> String {
 mod tests {
     use super::*;
     use crate::doors::{Quota, ReadyPath};
+    use phantom_protocol::identity::ApSecret;
 
     #[test]
     fn people_see_short_ids_and_whole_sentences() {
@@ -174,6 +180,13 @@ mod tests {
         status.quota =
             Some(Quota { bytes: 500_000_000_000, used: 1_234_567_890, renewed: "2026-12-01".into() });
         status.relaying_why = Some("nobody could reach it".into());
+        status.published_runs.push(PublishedRun {
+            name: "x.ap".into(),
+            address: ApSecret::from_bytes(&[1; 32]).public().address().into(),
+            label: Some("shop".into()),
+            entries: 3,
+            sessions: 2,
+        });
         status.paths.ready.push(ReadyPath { relays, purpose: "client".into(), expires_in: 4000 });
         let text = render(&status);
         for part in [
@@ -185,6 +198,7 @@ mod tests {
             "guards    127.18.0.1:4000, efefefef\n",
             "127.17.0.1:4000 > cdcdcdcd (1 h 6 min left)",
             "Too few nodes.",
+            "serving   x.ap -> a program under phantom run (as shop)\n          3 entry paths, 2 visitors\n",
         ] {
             assert!(text.contains(part), "{part} in\n{text}");
         }
@@ -210,6 +224,7 @@ mod tests {
             "paths",
             "relays_in_use",
             "services",
+            "published_runs",
             "visits",
             "out_proxy",
             "sessions",

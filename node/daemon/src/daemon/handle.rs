@@ -43,6 +43,7 @@ impl Daemon {
             links: self.link_stats().iter().map(|stats| link(stats, &driver)).collect(),
             guards: driver.guards.iter().map(|(_, guard)| guard.clone()).collect(),
             services: self.services(&driver),
+            published_runs: self.0.serving.runs(&driver.entries),
             visits: self.visits(),
             out_proxy: self.config().out_proxy.map(|peer| peer.name().to_string()),
             sessions: self.0.sessions.sessions(),
@@ -75,8 +76,10 @@ impl Daemon {
         }
         let (services, visitors) = {
             let online = lock(&self.0.hosting.online);
-            let ports = online.values().map(|identity| lock(&identity.targets).len()).sum();
-            (ports, online.values().map(|identity| identity.service.sessions()).sum())
+            let ports: usize = online.values().map(|identity| lock(&identity.targets).len()).sum();
+            let visitors: usize = online.values().map(|identity| identity.service.sessions()).sum();
+            let runs = self.0.serving.services();
+            (ports + runs.len(), visitors + runs.iter().map(|service| service.sessions()).sum::<usize>())
         };
         Measures {
             uptime: self.0.clock.moment().since(self.0.started),

@@ -10,7 +10,10 @@ use std::{
 
 use anyhow::ensure;
 use futures_util::FutureExt;
-use phantom_protocol::identity::{ApPublic, ApSecret};
+use phantom_protocol::{
+    identity::{ApPublic, ApSecret},
+    node::ServiceId,
+};
 use tokio::{select, sync::Notify, time::sleep};
 
 use super::{
@@ -19,7 +22,10 @@ use super::{
     lock,
     online::{LastWords, Online},
 };
-use crate::session::{Protocol, Refusal, Serve, Service, Target, Targets};
+use crate::{
+    doors::PublishedRun,
+    session::{Protocol, Refusal, Serve, Service, Target, Targets},
+};
 
 /// Identities of runs at once: each costs paths, and an entry that every node holds.
 const MOST: usize = 16;
@@ -48,6 +54,7 @@ struct Entry {
     /// Of its kept identity.
     label: Option<String>,
     service: Weak<Service>,
+    id: Option<ServiceId>,
     /// The run is over, and last words are waited for, until this is said.
     over: Option<Arc<Notify>>,
 }
@@ -61,6 +68,22 @@ impl Serving {
     /// The services of all.
     pub(super) fn services(&self) -> Vec<Arc<Service>> {
         lock(&self.0.places).by_number.values().filter_map(|entry| entry.service.upgrade()).collect()
+    }
+
+    /// Those whose run goes on, for the status.
+    pub(super) fn runs(&self, entries: &BTreeMap<ServiceId, usize>) -> Vec<PublishedRun> {
+        let run = |entry: &Entry| {
+            let service = entry.service.upgrade().filter(|_| entry.over.is_none())?;
+            let public = service.public();
+            Some(PublishedRun {
+                name: public.name().to_string(),
+                address: public.address().into(),
+                label: entry.label.clone(),
+                entries: entry.id.and_then(|id| entries.get(&id).copied()).unwrap_or(0),
+                sessions: service.sessions(),
+            })
+        };
+        lock(&self.0.places).by_number.values().filter_map(run).collect()
     }
 
     /// A place, until what is returned is dropped. A run that is over makes room for another of its label, or if there are too
@@ -97,7 +120,7 @@ impl Serving {
         }
         places.taken += 1;
         let number = places.taken;
-        let entry = Entry { label: label.map(str::to_owned), service: Weak::new(), over: None };
+        let entry = Entry { label: label.map(str::to_owned), service: Weak::new(), id: None, over: None };
         places.by_number.insert(number, entry);
         Ok(Some(Place { shared: Arc::clone(&self.0), number }))
     }
@@ -165,7 +188,10 @@ impl Daemon {
         let ports = Arc::new(Ports(server));
         let online =
             self.bring_online_while_held(Arc::new(secret), ports, Arc::clone(&place), last_words).await?;
-        place.note(|entry| entry.service = Arc::downgrade(&online.service));
+        place.note(|entry| {
+            entry.service = Arc::downgrade(&online.service);
+            entry.id = Some(online.id);
+        });
         Ok(Served { public, _online: online })
     }
 }
@@ -265,6 +291,7 @@ mod tests {
         all.truncate(MOST - 1);
         all.push(serve(&daemon, None).await.unwrap());
         assert_eq!(daemon.0.serving.services().len(), MOST);
+        assert_eq!(daemon.status().await.published_runs.len(), MOST);
     }
 
     #[tokio::test]

@@ -54,7 +54,7 @@ pub use records::Records;
 pub use running::{Ports, RunningNode};
 pub use runs::{Begun, Runs};
 pub use socks::SocksDoor;
-pub use status::{Link, Paths, Quota, ReadyPath, Service, Status};
+pub use status::{Link, Paths, PublishedRun, Quota, ReadyPath, Service, Status};
 pub use transparent::TransparentPort;
 pub use visit::Visit;
 

@@ -1,6 +1,9 @@
 //! How a node is: what `phantom status` shows. The JSON of it is stable: fields are added, never renamed.
 
-use std::{net::SocketAddr, path::PathBuf};
+use std::{
+    net::{Ipv6Addr, SocketAddr},
+    path::PathBuf,
+};
 
 use serde::{Deserialize, Serialize};
 
@@ -45,6 +48,8 @@ pub struct Status {
     pub relays_in_use: Vec<String>,
     /// Published ports.
     pub services: Vec<Service>,
+    /// Programs under `phantom run` that others can come to.
+    pub published_runs: Vec<PublishedRun>,
     /// Who is visited under a kept identity.
     pub visits: Vec<Visit>,
     /// Who leads programs to the ordinary Internet.
@@ -123,6 +128,21 @@ pub struct ReadyPath {
     pub purpose: String,
     /// Seconds that it has left.
     pub expires_in: u64,
+}
+
+/// A program under `phantom run` that others can come to.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PublishedRun {
+    /// Its full name, with `.ap`.
+    pub name: String,
+    /// Its address.
+    pub address: Ipv6Addr,
+    /// The local label of its identity, if that is kept.
+    pub label: Option<String>,
+    /// Ways in that stand.
+    pub entries: usize,
+    /// Visitors' sessions.
+    pub sessions: usize,
 }
 
 /// A published port.

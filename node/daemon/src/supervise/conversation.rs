@@ -347,6 +347,8 @@ mod tests {
         sync::mpsc::{Receiver, channel},
     };
 
+    use phantom_policy::socket::Kind;
+
     use super::*;
 
     /// A run whose node is played by the test: the streams that it makes.
@@ -433,5 +435,69 @@ mod tests {
             }
         }
         assert_eq!(run.addresses_of("x.ap"), Err(Errno::ENETUNREACH));
+    }
+
+    fn visit(port: u16) -> FromNode<'static> {
+        let (address, alias) = ("fc00::1".parse().unwrap(), Ipv4Addr::new(127, 224, 0, 2));
+        FromNode::Visit { id: port.into(), kind: Kind::Stream, port, address, alias }
+    }
+
+    /// What is said to so many visits, by port, and how many sockets came.
+    fn visited(
+        node: &UnixStream,
+        incoming: &mut Incoming,
+        count: usize,
+    ) -> Vec<(u32, Result<(), Told>, usize)> {
+        let mut all = Vec::new();
+        while all.len() < count {
+            match incoming.next().unwrap() {
+                Some((frame, descriptors)) => {
+                    let Some(FromRun::Visited { id, outcome }) = FromRun::decode(frame) else { panic!() };
+                    let descriptor = outcome.is_ok().then(|| descriptors.pop_front().unwrap());
+                    all.push((id, outcome, descriptor.iter().count()));
+                }
+                None => assert!(incoming.fill(node).unwrap()),
+            }
+        }
+        all.sort_by_key(|(id, ..)| *id);
+        all
+    }
+
+    #[test]
+    fn a_visitor_gets_a_socket_and_one_that_waits_keeps_nobody_else_waiting() {
+        let (run, nodes) = run();
+        let (node, mut incoming) = (nodes.recv().unwrap(), Incoming::new());
+        say(&node, visit(1));
+        let refused = Err(Told::ECONNREFUSED);
+        assert_eq!(visited(&node, &mut incoming, 1), [(1, refused, 0)], "there is nobody yet");
+        let (release, held) = channel::<()>();
+        let held = Mutex::new(held);
+        run.receive_visitors(Box::new(move |visit| match visit.port {
+            2 => {
+                let _released = lock(&held).recv();
+                Ok(UnixStream::pair().unwrap().0.into())
+            }
+            3 => Ok(UnixStream::pair().unwrap().0.into()),
+            _ => Err(Errno::EACCES),
+        }));
+        for port in 2..=4 {
+            say(&node, visit(port));
+        }
+        assert_eq!(visited(&node, &mut incoming, 2), [(3, Ok(()), 1), (4, Err(Told::EACCES), 0)]);
+        release.send(()).unwrap();
+        assert_eq!(visited(&node, &mut incoming, 1), [(2, Ok(()), 1)]);
+    }
+
+    #[test]
+    fn who_is_published_looks_for_another_node_unasked() {
+        let (run, nodes) = run();
+        let run = Arc::new(run);
+        run.keep_up().unwrap();
+        for _ in 0..3 {
+            drop(nodes.recv_timeout(Duration::from_secs(20)).unwrap());
+        }
+        let node = nodes.recv_timeout(Duration::from_secs(20)).unwrap();
+        say(&node, visit(1));
+        assert_eq!(visited(&node, &mut Incoming::new(), 1).len(), 1);
     }
 }

@@ -105,6 +105,17 @@ mod tests {
     }
 
     #[test]
+    fn what_takes_datagrams_is_found_until_it_speaks_to_one_alone() {
+        let taker = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        let place = taker.local_addr().unwrap();
+        let inode = fstat(taker.as_fd()).unwrap().st_ino;
+        assert_eq!(of_datagrams(place, "self").unwrap(), [Listener { inode }]);
+        assert!(at(place, "self").unwrap().iter().all(|other| other.inode != inode), "no listener of TCP");
+        taker.connect("127.0.0.1:9").unwrap();
+        assert_eq!(of_datagrams(place, "self").unwrap(), []);
+    }
+
+    #[test]
     fn a_line_that_says_something_else_is_passed_over() {
         let place = "127.0.0.1:80".parse().unwrap();
         for line in

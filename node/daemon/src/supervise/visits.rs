@@ -107,20 +107,20 @@ pub(super) fn socket(land: &Land, open: &Open, visit: Visit) -> Result<OwnedFd, 
         let here = (Ipv4Addr::LOCALHOST, local).into();
         return connected(land, Kind::Stream, visit.alias.into(), here);
     };
-    let mut why = Errno::ECONNREFUSED;
     for (from, to) in visit.ways(own, local) {
         let is_stream = visit.kind == Kind::Stream;
         if if is_stream { land.is_not_for_visitors(to) } else { !land.takes_datagrams(to) } {
             continue;
         }
         match connected(land, visit.kind, from, to) {
-            // It listens elsewhere, or there is no IPv6.
-            Err(Errno::ECONNREFUSED | Errno::EAFNOSUPPORT | Errno::EADDRNOTAVAIL) => {}
-            Err(errno) => why = errno,
+            // It listens elsewhere.
+            Err(Errno::ECONNREFUSED) => {}
+            // Without IPv6 there are several errors.
+            Err(errno) if from.is_ipv6() && errno != Errno::ETIMEDOUT => {}
             connected => return connected,
         }
     }
-    Err(why)
+    Err(Errno::ECONNREFUSED)
 }
 
 fn connected(land: &Land, kind: Kind, from: IpAddr, to: SocketAddr) -> Result<OwnedFd, Errno> {
@@ -146,5 +146,59 @@ fn connected(land: &Land, kind: Kind, from: IpAddr, to: SocketAddr) -> Result<Ow
     match getsockopt(&socket, sockopt::SocketError)? {
         0 => Ok(socket),
         error => Err(Errno::from_raw(error)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+
+    use super::*;
+
+    #[test]
+    fn what_is_open_is_what_was_said() {
+        let some = Open::These([((Kind::Stream, 80), 8080), ((Kind::Datagram, 53), 53)].into());
+        for (kind, port, local) in [
+            (Kind::Stream, 80, Some(8080)),
+            (Kind::Datagram, 53, Some(53)),
+            (Kind::Datagram, 80, None),
+            (Kind::Stream, 8080, None),
+        ] {
+            assert_eq!(some.local(kind, port), local);
+            assert_eq!(Open::All.local(kind, port), Some(port));
+        }
+        assert!(
+            some.has(Kind::Stream, 8080) && !some.has(Kind::Stream, 80) && Open::All.has(Kind::Stream, 80)
+        );
+    }
+
+    #[test]
+    fn only_the_latest_guests_are_remembered() {
+        let mut guests = Guests::default();
+        let place = |number: usize| (Ipv4Addr::from(0x7fe0_0000 + number as u32), 9).into();
+        (0..=GUESTS).for_each(|number| guests.enter(place(number)));
+        guests.enter(place(1));
+        assert!(!guests.has(place(0)) && guests.has(place(1)) && guests.has(place(GUESTS)));
+        let mapped = SocketAddr::new(IpAddr::V6(Ipv4Addr::new(127, 224, 0, 1).to_ipv6_mapped()), 9);
+        assert!(guests.has(mapped), "as a socket of IPv6 calls it");
+        assert_eq!((guests.places.len(), guests.by_age.len()), (GUESTS, GUESTS));
+    }
+
+    #[test]
+    fn a_visitor_comes_from_its_alias() {
+        let (land, _names) = Land::loopback().unwrap();
+        let server = TcpListener::bind("127.0.0.1:0").unwrap();
+        let local = server.local_addr().unwrap().port();
+        let open = Open::These([((Kind::Stream, 80), local)].into());
+        let alias = Ipv4Addr::new(127, 230, 1, 2);
+        let visit = Visit { kind: Kind::Stream, port: 80, address: "fc00::9".parse().unwrap(), alias };
+        let socket = super::socket(&land, &open, visit).unwrap();
+        let (_, from) = server.accept().unwrap();
+        assert_eq!(SockRef::from(&socket).local_addr().unwrap().as_socket(), Some(from));
+        assert_eq!(from.ip(), alias);
+        drop(server);
+        assert_eq!(super::socket(&land, &open, visit).err(), Some(Errno::ECONNREFUSED));
+        let closed = Visit { port: 81, ..visit };
+        assert_eq!(super::socket(&land, &open, closed).err(), Some(Errno::ECONNREFUSED));
     }
 }

@@ -15,6 +15,7 @@ use std::{
 use phantom_policy::{
     Errno,
     frame::{FromNode, FromRun},
+    socket::Kind,
 };
 use phantom_protocol::{
     address::ApName,
@@ -31,7 +32,7 @@ use super::*;
 use crate::{
     doors::{CommandHandle, Measures, NodeHandle, Runs, Serving},
     frames::{Incoming, send},
-    session::{Deliver, Protocol, Serve},
+    session::{Caller, Deliver, Protocol, Serve},
 };
 
 /// Publishes port 8000 only. Port 7 of every party echoes, all others are closed.
@@ -131,9 +132,17 @@ impl CommandHandle for TestNode {
         Vec::new()
     }
 
-    async fn serve(&self, label: Option<&str>, _: Arc<dyn Serve>) -> anyhow::Result<Serving> {
+    /// Somebody comes at once, to a port that is not open and to one that is, and says so.
+    async fn serve(&self, label: Option<&str>, server: Arc<dyn Serve>) -> anyhow::Result<Serving> {
         anyhow::ensure!(label != Some("taken"), "taken is hosted already");
-        let name = ApSecret::from_bytes(&[9; 32]).public().name();
+        let party = ApSecret::from_bytes(&[9; 32]).public();
+        let caller = Caller { party, alias: [127, 224, 0, 2].into() };
+        tokio::spawn(async move {
+            let refused = server.socket(caller, Protocol::Tcp, 81).await.unwrap_err();
+            let socket = server.socket(caller, Protocol::Tcp, 80).await.unwrap();
+            std::net::TcpStream::from(socket).write_all(format!("{refused:?}").as_bytes()).unwrap();
+        });
+        let name = party.name();
         Ok(Serving { name, online: Box::new(()) })
     }
 
@@ -383,4 +392,43 @@ async fn a_run_that_hands_over_something_else_is_left_and_its_connections_end_wi
     let mut run = TestRun::begin(&world.place).await;
     run.say(FromRun::Open { id: 1, circle: 0, to, padding: None }, &[]);
     assert!(!run.incoming.fill(&run.node).unwrap_or(false), "left");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_comes_to_a_published_run_is_announced_and_let_in_by_the_socket_that_it_hands_over() {
+    let world = world().await;
+    let begin = async |label: &str| {
+        let client = LocalClient::connect(&[world.place.clone()]).await.unwrap();
+        client.run(Some(Publish { label: Some(label.to_owned()) })).await
+    };
+    for (label, why) in [("taken", "taken is hosted already"), ("../shop", "A label consists of")] {
+        let refused = begin(label).await.unwrap_err().to_string();
+        assert!(refused.contains(why), "{refused}");
+    }
+    let (own, name, node) = begin("shop").await.unwrap();
+    let public = ApSecret::from_bytes(&[9; 32]).public();
+    assert_eq!((name, own), (Some(public.name().to_string()), public.address().into()));
+    node.set_nonblocking(false).unwrap();
+    let mut run = TestRun { node, incoming: Incoming::new() };
+    let server = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    for expected in [81, 80] {
+        let asked = run.hear(|frame| match frame {
+            FromNode::Visit { id, kind: Kind::Stream, port, address, alias } if port == expected => {
+                assert_eq!((address, alias), (own, [127, 224, 0, 2].into()));
+                id
+            }
+            other => panic!("{other:?}"),
+        });
+        // What nobody has asked for is of no matter.
+        run.say(FromRun::Visited { id: asked + 1, outcome: Err(Errno::EACCES) }, &[]);
+        if expected == 80 {
+            let socket = std::net::TcpStream::connect(server.local_addr().unwrap()).unwrap();
+            run.say(FromRun::Visited { id: asked, outcome: Ok(()) }, &[socket.as_fd()]);
+        } else {
+            run.say(FromRun::Visited { id: asked, outcome: Err(Errno::ECONNREFUSED) }, &[]);
+        }
+    }
+    let mut heard = String::new();
+    server.accept().unwrap().0.read_to_string(&mut heard).unwrap();
+    assert_eq!(heard, "Refused");
 }
