@@ -398,7 +398,7 @@ async fn a_run_that_hands_over_something_else_is_left_and_its_connections_end_wi
 async fn who_comes_to_a_published_run_is_announced_and_let_in_by_the_socket_that_it_hands_over() {
     let world = world().await;
     let begin = async |label: &str| {
-        let client = LocalClient::connect(&[world.place.clone()]).await.unwrap();
+        let client = LocalClient::connect(std::slice::from_ref(&world.place)).await.unwrap();
         client.run(Some(Publish { label: Some(label.to_owned()) })).await
     };
     for (label, why) in [("taken", "taken is hosted already"), ("../shop", "A label consists of")] {
