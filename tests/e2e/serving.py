@@ -86,6 +86,7 @@ python3 -u -m http.server 9016 > v6.log 2>&1 --bind :: &
 node server.js &
 socat UDP4-LISTEN:9009,fork PIPE &
 socat UDP6-LISTEN:9010,fork,ipv6only=1 PIPE &
+socat -b 65536 UDP4-RECVFROM:53,fork 'SYSTEM:echo $SOCAT_PEERADDR' &
 systemd-socket-activate --accept --inetd --listen=9011 cat &
 {as_nobody} {nginx} -p . -c {folder}/nginx.conf -e stderr &
 wait
@@ -169,6 +170,8 @@ def servers_under_a_seal_are_reached_by_name_and_learn_who_comes(t):
     large = bytes(range(256)).hex() * 16
     said = talk(t, demo, name, "anna", f"9009 {large}", f"9010 {large}", "again", f"9010 {large}")
     assert said == [large] * 3, said
+    whence = bytes.fromhex(talk(t, demo, name, "anna", f"53 {b'whence'.hex()}")[0]).decode().strip()
+    assert ipaddress.ip_address(whence) == visitor[9001], "its own port 53, not where its names are"
 
 
 @test(bound=200)

@@ -19,7 +19,7 @@ use crate::{
 #[derive(Debug, clap::Args)]
 pub(super) struct Serving {
     /// Others can come to this port of the program, as 80, or 80:8080 if it listens on 8080; 53/udp for UDP. Several with
-    /// commas between them
+    /// commas between them. The run ends with the program: a server must not go to the background
     #[arg(long, value_name = "PORT[:LOCAL][/udp]", value_delimiter = ',')]
     publish: Vec<Port>,
     #[arg(
