@@ -75,7 +75,9 @@ pub(crate) unsafe fn option(
         // SAFETY: the kernel says EFAULT where the program gave no memory.
         unsafe { kernel::call(libc::SYS_getsockopt, arguments) }
     };
-    if (level, name) != (libc::SOL_SOCKET, libc::SO_ERROR) || mark(socket).is_none() {
+    let is_error = (level, name) == (libc::SOL_SOCKET, libc::SO_ERROR);
+    // Where there can be no mark, what the run connects is known by how it is kept full.
+    if !is_error || (mark(socket).is_none() && !is_kept_full(socket)) {
         return kernels(name);
     }
     // Another number of the same length, which leaves the error where it is: so it is the kernel that looks whether the
@@ -117,8 +119,11 @@ pub(crate) fn mark(socket: c_int) -> Option<Mark> {
 /// Whether the run may still connect a socket whose program does not wait: it is kept full until then, and is writable only
 /// when everything has left. A program may have filled it in the same way.
 fn may_be_under_way(socket: c_int) -> bool {
+    is_kept_full(socket) && !kernel::is_writable(socket)
+}
+
+fn is_kept_full(socket: c_int) -> bool {
     kernel::option(socket, libc::IPPROTO_TCP, libc::TCP_NOTSENT_LOWAT) == Ok(1)
-        && !kernel::is_writable(socket)
 }
 
 fn stands(socket: c_int) -> Outcome {

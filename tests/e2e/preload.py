@@ -11,7 +11,7 @@ import socket
 import threading
 
 from harness import build, test
-from harness.phantom import Demo
+from harness.phantom import Demo, world
 
 from .run import PROGRAMS, SIZE, filled_in
 
@@ -40,12 +40,28 @@ def programs_go_into_the_network_with_the_library_alone(t):
         done = demo.ask("run", "--preload-only", "--", *[filled_in(part, facts) for part in command], check=False)
         assert done.returncode == 0 and done.stdout.split()[:1] == [expected], (name, done)
         assert "no static programs" in done.stderr, done.stderr
+    for name, source in NOT_HELD.items():
+        program = t.folder / name
+        program.with_suffix(".c").write_text(source)
+        t.children.run("gcc", *(["-static"] if name == "static" else []), "-o", program, program.with_suffix(".c"))
+        for command in ([program], ["sh", "-c", f"{program}; exit $?"]):
+            done = demo.ask("run", "--preload-only", "--", *command, check=False)
+            assert done.returncode == 126 and "in Go" in done.stderr and not done.stdout, done
+        assert demo.ask("run", "--", program).stdout == "here\n"
     facts["url"] = demo.url
     for name, (command, code) in OTHERS.items():
         done = demo.ask("run", "--preload-only", "--", *[filled_in(part, facts) for part in command], check=False)
         assert done.returncode == code, (name, done)
-    shutil.rmtree(t.folder / "empty", ignore_errors=True)
 
+
+# What the library would not hold.
+NOT_HELD = {
+    "static": '#include <stdio.h>\nint main(void) { puts("here"); }\n',
+    "of-go": """#include <stdio.h>
+__asm__(".section .note.go.buildid, \\"a\\", @note; .long 4, 4, 4; .long 0x6f47, 0x6469; .text");
+int main(void) { puts("here"); }
+""",
+}
 
 # A process that is watched already: then the kernel lets nobody else watch it.
 WATCHED = """
@@ -91,8 +107,6 @@ def where_there_is_no_seal_the_command_says_so_and_the_library_serves(t):
 
 
 def demo_environment(demo):
-    from harness.phantom import world
-
     return world(demo.t.folder, demo.name)
 
 

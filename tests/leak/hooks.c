@@ -200,7 +200,11 @@ static int answers(int s) {
     return recv(s, status, 12, MSG_WAITALL) == 12 && !strncmp(status, "HTTP/1.", 7) && !strcmp(status + 9, "200");
 }
 
+/* Where whoever is not root can write nothing into sockets, nobody knows. */
+static int peers_are_known = 1;
+
 static int peer_is(int s, int port) {
+    if (!peers_are_known) return 1;
     struct sockaddr_storage peer, own;
     socklen_t length = sizeof peer, own_length = sizeof own;
     if (getpeername(s, (struct sockaddr *)&peer, &length) || getsockname(s, (struct sockaddr *)&own, &own_length)) return 0;
@@ -221,7 +225,7 @@ static int later(int family, struct sockaddr *to, socklen_t length, int *outcome
     struct sockaddr_storage peer;
     socklen_t peer_length = sizeof peer;
     if (s < 0 || connect(s, to, length) != -1 || errno != EINPROGRESS) return -1;
-    if (!getpeername(s, (struct sockaddr *)&peer, &peer_length) || errno != ENOTCONN) {
+    if (peers_are_known && (!getpeername(s, (struct sockaddr *)&peer, &peer_length) || errno != ENOTCONN)) {
         struct pollfd p = {s, POLLOUT, 0};
         if (poll(&p, 1, 0) == 0) return -1; /* else it was faster than we */
     }
@@ -368,7 +372,7 @@ static void by_number(void) {
     KEEPS("syscall connect", !syscall(SYS_connect, s, to4(80), sizeof v4));
     KEEPS("syscall getsockopt", !syscall(SYS_getsockopt, s, SOL_SOCKET, SO_ERROR, &error, &length) && error == 0);
     length = sizeof peer;
-    KEEPS("syscall getpeername", !syscall(SYS_getpeername, s, &peer, &length) && !memcmp(&peer, to4(80), 8));
+    KEEPS("syscall getpeername", !syscall(SYS_getpeername, s, &peer, &length) && (!peers_are_known || !memcmp(&peer, to4(80), 8)));
     RIGHT("syscall connect", answers(s));
     close(s);
     s = syscall(SYS_socket, AF_INET, SOCK_STREAM, 0);
@@ -565,6 +569,7 @@ int main(int count, char **arguments) {
     if (count > 2 && !strcmp(arguments[1], "child")) return as_child(count, arguments);
     if (count < 2) return 2;
     host = arguments[1];
+    peers_are_known = count < 3;
     names();
     questions();
     connections();

@@ -1,7 +1,8 @@
 //! Whether a program would have the preload library loaded into it, by the beginning of its file.
 //!
 //! The loader of glibc loads it, and no other. A static program has none; nor can the library of one machine be loaded
-//! into a program of another kind. Such a program would do as it likes, so it is not started.
+//! into a program of another kind. A program in Go has it loaded, and makes its system calls past libc. Such programs would
+//! do as they like, so they are not started.
 
 /// So many bytes at the beginning of a file tell.
 pub const BEGINNING: usize = 4_096;
@@ -10,6 +11,9 @@ pub const SCRIPTS: usize = 5;
 
 /// glibc's loader for x86-64.
 const LOADER: &[u8] = b"ld-linux-x86-64.so.2";
+
+/// What the linker of Go writes into each program: the kind of a note, and whose kind it is.
+const OF_GO: &[u8] = b"\x04\0\0\0Go\0\0";
 
 /// What a file is, for the kernel that is to execute it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,28 +38,51 @@ pub fn program(file: &[u8]) -> Program<'_> {
     if !file.starts_with(b"\x7fELF") {
         return Program::Nothing;
     }
-    if loader(file).is_some_and(|path| path.ends_with(LOADER)) { Program::Held } else { Program::NotHeld }
+    let by_glibc = part(file, LOADED_BY)
+        .and_then(|path| path.split(|byte| *byte == 0).next())
+        .is_some_and(|path| path.ends_with(LOADER));
+    if by_glibc && !is_of_go(file) { Program::Held } else { Program::NotHeld }
 }
 
-/// The loader that a program asks for, if it is of 64 bits, for x86-64.
-fn loader(file: &[u8]) -> Option<&[u8]> {
-    const OF_64_BITS: u8 = 2;
-    const X86_64: u16 = 62;
-    const LOADED_BY: u32 = 3;
-    let of_our_kind = *file.get(4)? == OF_64_BITS && number::<2>(file, 18)? == u64::from(X86_64);
-    if !of_our_kind {
-        return None;
-    }
-    let (parts, size, count) = (number::<8>(file, 32)?, number::<2>(file, 54)?, number::<2>(file, 56)?);
-    let part = |place: u64| {
-        let at = usize::try_from(parts.checked_add(size.checked_mul(place)?)?).ok()?;
+fn is_of_go(file: &[u8]) -> bool {
+    parts(file, NOTES).any(|notes| notes.windows(OF_GO.len()).any(|here| here == OF_GO))
+}
+
+/// Kinds of parts: the path of a loader, and notes about the program.
+const LOADED_BY: u32 = 3;
+const NOTES: u32 = 4;
+
+/// The first part of this kind.
+fn part(file: &[u8], kind: u32) -> Option<&[u8]> {
+    parts(file, kind).next()
+}
+
+/// The parts of this kind, if the program is of 64 bits, for x86-64.
+fn parts(file: &[u8], kind: u32) -> impl Iterator<Item = &[u8]> {
+    let table = table(file);
+    let (at, size, count) = table.unwrap_or_default();
+    let header = move |place: u64| {
+        let at = usize::try_from(at.checked_add(size.checked_mul(place)?)?).ok()?;
         file.get(at..)
     };
-    let part = (0..count).map_while(part).find(|part| number::<4>(part, 0) == Some(LOADED_BY.into()))?;
-    let (start, length) = (number::<8>(part, 8)?, number::<8>(part, 32)?);
-    let end = start.checked_add(length)?;
-    let path = file.get(usize::try_from(start).ok()?..usize::try_from(end).ok()?)?;
-    path.split(|byte| *byte == 0).next()
+    let headers =
+        (0..count).map_while(header).filter(move |header| number::<4>(header, 0) == Some(kind.into()));
+    headers.filter_map(|header| {
+        let (start, length) = (number::<8>(header, 8)?, number::<8>(header, 32)?);
+        let end = start.checked_add(length)?;
+        file.get(usize::try_from(start).ok()?..usize::try_from(end).ok()?)
+    })
+}
+
+/// Where the headers of parts begin, how long each is, and how many there are.
+fn table(file: &[u8]) -> Option<(u64, u64, u64)> {
+    const OF_64_BITS: u8 = 2;
+    const X86_64: u16 = 62;
+    let is_of_our_kind = *file.get(4)? == OF_64_BITS && number::<2>(file, 18)? == u64::from(X86_64);
+    if !is_of_our_kind {
+        return None;
+    }
+    Some((number::<8>(file, 32)?, number::<2>(file, 54)?, number::<2>(file, 56)?))
 }
 
 /// A number of so many bytes, the lowest first.
@@ -108,6 +135,31 @@ mod tests {
         for cut in 4..whole.len() - 1 {
             assert_eq!(program(&whole[..cut]), Program::NotHeld, "cut off at {cut}");
         }
+    }
+
+    #[test]
+    fn a_program_of_go_is_not_held_though_it_has_the_loader() {
+        let mut file = elf(3, b"/lib64/ld-linux-x86-64.so.2");
+        let start = file.len() as u64;
+        let notes = b"\x04\0\0\0\x02\0\0\0\x04\0\0\0Go\0\0id\0\0";
+        file.extend(notes);
+        assert_eq!(program(&file), Program::Held, "nothing leads there");
+        // One more header, behind all.
+        let mut header = [0; 56];
+        header[..4].copy_from_slice(&NOTES.to_le_bytes());
+        header[8..16].copy_from_slice(&start.to_le_bytes());
+        header[32..40].copy_from_slice(&(notes.len() as u64).to_le_bytes());
+        let mut of_go = elf(3, b"/lib64/ld-linux-x86-64.so.2");
+        of_go.splice(120..120, header);
+        of_go[56] = 2;
+        of_go[72] = 120 + 56;
+        of_go[120 + 8..120 + 16].copy_from_slice(&(start + 56).to_le_bytes());
+        of_go.extend(notes);
+        assert_eq!(program(&of_go), Program::NotHeld);
+        let at = of_go.len() - 8;
+        assert_eq!(&of_go[at..][..2], b"Go");
+        of_go[at] = b'g';
+        assert_eq!(program(&of_go), Program::Held);
     }
 
     #[test]

@@ -56,7 +56,7 @@ pub(super) fn is_held(place: Place) -> Result<(), c_int> {
         return Ok(());
     }
     complain(
-        b"phantom: a program was not started that the library cannot be loaded into: it is static, or of another kind.\n",
+        b"phantom: a program was not started that the library cannot be loaded into: it is static, in Go, or of another kind.\n",
     );
     Err(libc::EACCES)
 }

@@ -155,8 +155,8 @@ pub(super) async fn seal(args: &Options, name: &OsStr, arguments: &[OsString]) -
 fn library() -> anyhow::Result<Library> {
     let library = Library::new(find_library()?).context("The run's socket cannot be made")?;
     eprintln!(
-        "phantom: without the seal. What goes through libc is held; no static programs are started, but system calls of a \
-         program's own go where they like."
+        "phantom: without the seal. What goes through libc is held; no static programs are started, nor those in Go, but \
+         system calls of a program's own go where they like."
     );
     Ok(library)
 }

@@ -223,7 +223,10 @@ impl Engine {
             (Ok(()), Some(reply)) => reply.answer(Err(Errno::EINPROGRESS)),
             (Ok(()), None) => {}
             (Err((errno, waiting)), told) => {
-                disconnect(&program);
+                // Whose connection stands already, keeps it.
+                if errno != Errno::EISCONN {
+                    disconnect(&program);
+                }
                 waiting.into_iter().chain(told).for_each(|reply| reply.answer(Err(errno)));
             }
         }
@@ -388,7 +391,12 @@ fn read_mark(socket: &OwnedFd) -> Option<Mark> {
     raw::read_filter(socket.as_fd(), &mut program).then(|| Mark::decode(&program))?
 }
 
+/// Some kernels let nobody but root attach filters to sockets of the machine's own network. Without a mark, the program is told
+/// of our end as its peer.
 fn write_mark(socket: &OwnedFd, peer: SocketAddr) -> Result<(), Errno> {
     let peer = super::meeting::canonical(peer);
-    raw::attach_filter(socket.as_fd(), &Mark { peer }.encode())
+    match raw::attach_filter(socket.as_fd(), &Mark { peer }.encode()) {
+        Err(Errno::EPERM) => Ok(()),
+        attached => attached,
+    }
 }

@@ -53,7 +53,7 @@ impl fmt::Display for Unfit {
             Why::NotHeld => {
                 return write!(
                     out,
-                    "{} is static, or made for another libc than glibc: the library cannot be loaded into it, and would not hold it. \
+                    "{} is static, in Go, or for another libc than glibc: the library would not hold it. \
                      Run it without --preload-only.",
                     self.program.display()
                 );

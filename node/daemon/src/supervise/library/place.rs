@@ -15,8 +15,8 @@ const OF_PACKAGES: &str = "/usr/lib/phantom";
 pub enum NoLibrary {
     /// It is nowhere.
     #[error(
-        "The library of phantom run, {NAME}, is in none of these folders: {0}. In the source tree, build it: cargo build \
-         --release -p phantom-preload"
+        "The library of phantom run, {NAME}, is in none of these folders: {0}. Build it in the source tree, and put it into the \
+         first of them: cargo build --release -p phantom-preload"
     )]
     Nowhere(String),
     /// The loader would not find it.
