@@ -110,6 +110,7 @@ pub(super) async fn seal(args: &Options, name: &OsStr, arguments: &[OsString]) -
         conversation.keep_up()?;
     }
     let (land, name_servers) = land(own)?;
+    let land = Arc::new(land);
     let names =
         serve_names(name_servers, conversation.clone()).context("The program's names cannot be served")?;
     let mut command = Command::new(name);

@@ -125,6 +125,15 @@ impl Connections {
         }
     }
 
+    /// Nobody waits any longer: the connection goes on, and its socket tells what comes of it.
+    pub(super) fn stop_waiting(&self, cookie: u64) {
+        let mut known = lock(&self.0);
+        let waiting =
+            known.under_way.get_mut(&cookie).map(|under_way| std::mem::take(&mut under_way.replies));
+        drop(known);
+        waiting.into_iter().flatten().for_each(|reply| reply.answer(Err(Errno::EINPROGRESS)));
+    }
+
     /// The program has heard what came of a connection, or does not want it any more.
     pub(super) fn forget(&self, program: &OwnedFd) {
         let Ok(cookie) = cookie(program) else { return };

@@ -39,7 +39,7 @@ const VISITS: usize = 256;
 
 /// Begins a run at the node, once more.
 pub type Again = Box<dyn Fn() -> io::Result<UnixStream> + Send + Sync>;
-/// What is done at a verdict.
+/// What is done at a verdict, or at the end of a flow, for which an error is one that never stood.
 pub(super) type AtVerdict = Box<dyn FnOnce(Result<(), Errno>) + Send>;
 /// An AP address, and what stands for it in IPv4.
 pub type Addresses = (Ipv6Addr, Option<Ipv4Addr>);
@@ -60,6 +60,7 @@ pub(super) type AtVisit = Box<dyn Fn(Visit) -> Result<OwnedFd, Errno> + Send + S
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Ask<'a> {
     Open { circle: u64, to: SocketAddr, padding: Option<u64> },
+    Flow { circle: u64, to: SocketAddr },
     Name(&'a str),
     Address(IpAddr),
 }
@@ -67,6 +68,7 @@ pub(super) enum Ask<'a> {
 /// Who waits for an answer.
 enum Waiter {
     Verdict(AtVerdict),
+    End(AtVerdict),
     Named(SyncSender<Option<Addresses>>),
     Addressed(SyncSender<Option<String>>),
 }
@@ -111,7 +113,19 @@ impl Conversation {
         at_verdict: AtVerdict,
     ) -> Result<(), Errno> {
         let ask = Ask::Open { circle, to, padding: Some(padding) };
-        self.ask(ask, Some(far), Waiter::Verdict(at_verdict))
+        self.ask(ask, Some(far), Waiter::Verdict(at_verdict)).map(drop)
+    }
+
+    /// Hands a flow over, to be carried to a party. If this returns an error, nothing comes of it.
+    pub(super) fn flow(
+        &self,
+        circle: u64,
+        to: SocketAddr,
+        far: BorrowedFd<'_>,
+        at_end: AtVerdict,
+    ) -> Result<FlowLink, Errno> {
+        let (link, id) = self.ask(Ask::Flow { circle, to }, Some(far), Waiter::End(at_end))?;
+        Ok(FlowLink { link, id })
     }
 
     /// The addresses of a name. Nothing if there is no such name.
@@ -128,13 +142,18 @@ impl Conversation {
         answered.recv().map_err(|_| Errno::ENETUNREACH)
     }
 
-    fn ask(&self, ask: Ask<'_>, with: Option<BorrowedFd<'_>>, waiter: Waiter) -> Result<(), Errno> {
+    fn ask(
+        &self,
+        ask: Ask<'_>,
+        with: Option<BorrowedFd<'_>>,
+        waiter: Waiter,
+    ) -> Result<(Arc<Link>, u32), Errno> {
         let mut waiter = waiter;
         // That the node has gone may show only when something is said.
         for _ in 0..2 {
             let link = self.link().map_err(|_| Errno::ENETUNREACH)?;
             match link.ask(ask, with, waiter) {
-                Ok(()) => return Ok(()),
+                Ok(id) => return Ok((link, id)),
                 Err(unheard) => waiter = unheard,
             }
         }
@@ -156,6 +175,25 @@ impl Conversation {
 impl fmt::Debug for Conversation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Conversation")
+    }
+}
+
+/// A flow that the node has.
+#[derive(Clone, Debug)]
+pub(super) struct FlowLink {
+    link: Arc<Link>,
+    id: u32,
+}
+
+impl FlowLink {
+    /// Whether the node is still there.
+    pub(super) fn stands(&self) -> bool {
+        self.link.stands()
+    }
+
+    /// Sends a datagram that came before the flow's socket stood.
+    pub(super) fn send(&self, bytes: &[u8]) {
+        let _lost = self.link.say(FromRun::Datagram { id: self.id, bytes }, None);
     }
 }
 
@@ -210,7 +248,7 @@ impl Link {
     }
 
     /// Asks, or gives the waiter back.
-    fn ask(&self, ask: Ask<'_>, with: Option<BorrowedFd<'_>>, waiter: Waiter) -> Result<(), Waiter> {
+    fn ask(&self, ask: Ask<'_>, with: Option<BorrowedFd<'_>>, waiter: Waiter) -> Result<u32, Waiter> {
         let id = {
             let mut waiting = lock(&self.waiting);
             let Some(waiting) = waiting.as_mut() else { return Err(waiter) };
@@ -220,18 +258,19 @@ impl Link {
         };
         let frame = match ask {
             Ask::Open { circle, to, padding } => FromRun::Open { id, circle, to, padding },
+            Ask::Flow { circle, to } => FromRun::Flow { id, circle, to },
             Ask::Name(name) => FromRun::Name { id, name },
             Ask::Address(address) => FromRun::Address { id, address },
         };
         let said = self.say(frame, with);
         if said.is_ok() {
-            return Ok(());
+            return Ok(id);
         }
         let unheard = lock(&self.waiting).as_mut().and_then(|waiting| waiting.by_id.remove(&id));
         // A part of a frame may have been written.
         self.end();
         // Without it the end has told the waiter already.
-        unheard.map_or(Ok(()), Err)
+        unheard.map_or(Ok(id), Err)
     }
 
     fn say(&self, frame: FromRun<'_>, with: Option<BorrowedFd<'_>>) -> io::Result<()> {
@@ -267,8 +306,12 @@ impl Link {
         let waiter = |id| lock(&self.waiting).as_mut().and_then(|waiting| waiting.by_id.remove(&id));
         match frame {
             FromNode::Verdict { id, outcome } => {
-                if let Some(Waiter::Verdict(at_verdict)) = waiter(id) {
-                    at_verdict(outcome.map_err(|Told(errno)| Errno::from_raw(errno.into())));
+                let outcome = outcome.map_err(|Told(errno)| Errno::from_raw(errno.into()));
+                match waiter(id) {
+                    Some(Waiter::Verdict(at_verdict)) => at_verdict(outcome),
+                    Some(Waiter::End(at_end)) if outcome.is_err() => at_end(outcome),
+                    Some(waiter) => self.keep(id, waiter),
+                    None => {}
                 }
             }
             FromNode::Named { id, found } => {
@@ -284,9 +327,19 @@ impl Link {
             FromNode::Visit { id, kind, port, address, alias } => {
                 self.visit(id, Visit { kind, port, address, alias })?;
             }
-            FromNode::Ended { .. } => {}
+            FromNode::Ended { id } => {
+                if let Some(Waiter::End(at_end)) = waiter(id) {
+                    at_end(Ok(()));
+                }
+            }
         }
         Ok(())
+    }
+
+    fn keep(&self, id: u32, waiter: Waiter) {
+        if let Some(waiting) = lock(&self.waiting).as_mut() {
+            waiting.by_id.insert(id, waiter);
+        }
     }
 
     /// Somebody comes. A server may have many to accept before: each waits in a thread of its own.
@@ -326,8 +379,8 @@ impl Link {
         let waiting = lock(&self.waiting).take();
         self.ended.notify_all();
         for waiter in waiting.map(|waiting| waiting.by_id).unwrap_or_default().into_values() {
-            if let Waiter::Verdict(at_verdict) = waiter {
-                at_verdict(Err(Errno::ENETUNREACH));
+            if let Waiter::Verdict(tell) | Waiter::End(tell) = waiter {
+                tell(Err(Errno::ENETUNREACH));
             }
         }
     }

@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    io,
     net::{Ipv4Addr, SocketAddr},
     os::fd::{AsFd, AsRawFd, OwnedFd},
     sync::{
@@ -27,9 +28,13 @@ use phantom_policy::{
 use super::{
     Run,
     call::{Answer, Call, Given, Outcome, Reply, address_bytes},
+    capture::Ends,
     connections::{Connections, State, cookie, disconnect},
     conversation::Conversation,
-    errno, lock,
+    deadlines::Deadlines,
+    errno,
+    flows::Flows,
+    lock,
     meeting::{local_address, of_family},
     raw, relay, unix,
     visits::{self, Guests, Visit},
@@ -38,34 +43,40 @@ use super::{
 /// Calls of a run that wait for something at once.
 const WAITING: usize = 512;
 /// The isolation circle of a run that is not parted.
-const CIRCLE: u64 = 0;
+pub(super) const CIRCLE: u64 = 0;
 
 /// Answers for one run.
 #[derive(Debug)]
 pub(super) struct Engine {
     run: Run,
     connections: Arc<Connections>,
+    flows: Arc<Flows>,
+    deadlines: Arc<Deadlines>,
     /// Sockets by which the run itself listens where others do, too, by the kernel's numbers. They are looked for among those
     /// that listen at the time, so one that is closed counts no more.
     own_listeners: Mutex<BTreeSet<u64>>,
     refused: Mutex<BTreeMap<Why, u64>>,
     waiting: AtomicUsize,
-    guests: Mutex<Guests>,
+    guests: Arc<Mutex<Guests>>,
     /// The user knows that servers are private.
     has_told: AtomicBool,
 }
 
 impl Engine {
-    pub(super) fn new(run: Run) -> Engine {
-        Engine {
+    pub(super) fn new(run: Run) -> io::Result<Engine> {
+        let guests = Arc::<Mutex<Guests>>::default();
+        let flows = Flows::start(run.land.clone(), run.conversation.clone(), guests.clone())?;
+        Ok(Engine {
             run,
             connections: Arc::default(),
+            flows,
+            deadlines: Arc::default(),
             own_listeners: Mutex::default(),
             refused: Mutex::default(),
             waiting: AtomicUsize::new(0),
-            guests: Mutex::default(),
+            guests,
             has_told: AtomicBool::new(false),
-        }
+        })
     }
 
     /// With the node.
@@ -170,8 +181,9 @@ impl Engine {
             }
             Err(Known::UnderWay(true)) => {
                 // It was interrupted, or another thread waits for it, too.
-                if let Err(reply) = self.connections.wait(&program, reply) {
-                    self.connect(program, Given::Internet(to), thread, reply);
+                match self.connections.wait(&program, reply) {
+                    Ok(()) => self.limit(&program),
+                    Err(reply) => self.connect(program, Given::Internet(to), thread, reply),
                 }
             }
             Err(Known::UnderWay(false)) => reply.answer(Err(Errno::EALREADY)),
@@ -187,13 +199,7 @@ impl Engine {
             return Ok((family, false, Way::Local, true));
         }
         if kind == Kind::Datagram {
-            let way = self.way(to, true)?;
-            // The network carries datagrams, but this program's do not find in yet.
-            return match way {
-                Way::Party(_) => Err(Errno::ENETUNREACH.into()),
-                // Where they live, whoever is asked is ours.
-                _ => Ok((family, false, Way::Local, true)),
-            };
+            return Err(Known::Told(self.connect_datagrams(program, family, to)));
         }
         match self.connections.state(program) {
             State::UnderWay => return Err(Known::UnderWay(waits)),
@@ -221,7 +227,7 @@ impl Engine {
         let (waiting, told) = if waits { (Some(reply), None) } else { (None, Some(reply)) };
         match (self.begin(&program, family, to, waiting), told) {
             (Ok(()), Some(reply)) => reply.answer(Err(Errno::EINPROGRESS)),
-            (Ok(()), None) => {}
+            (Ok(()), None) => self.limit(&program),
             (Err((errno, waiting)), told) => {
                 // Whose connection stands already, keeps it.
                 if errno != Errno::EISCONN {
@@ -229,6 +235,15 @@ impl Engine {
                 }
                 waiting.into_iter().chain(told).for_each(|reply| reply.answer(Err(errno)));
             }
+        }
+    }
+
+    /// A socket may have a time-out of its own for a connect that waits (`SO_SNDTIMEO`).
+    fn limit(&self, program: &OwnedFd) {
+        let patience = socket2::SockRef::from(program).write_timeout().ok().flatten();
+        if let (Some(patience), Ok(cookie)) = (patience, cookie(program)) {
+            let connections = self.connections.clone();
+            self.deadlines.after(patience, move || connections.stop_waiting(cookie));
         }
     }
 
@@ -255,6 +270,19 @@ impl Engine {
         let at_verdict = Box::new(move |outcome| connections.end(cookie, outcome));
         let opened = self.run.conversation.open(CIRCLE, to, padding, of_node.as_fd(), at_verdict);
         opened.map_err(|errno| (errno, self.connections.give_up(cookie)))
+    }
+
+    /// Datagrams lead to where they are sent, in the island. A party's have to be there for it.
+    fn connect_datagrams(&self, program: &OwnedFd, family: i32, to: SocketAddr) -> Result<(), Errno> {
+        let way = self.way(to, true)?;
+        connect(program.as_raw_fd(), &SockaddrStorage::from(of_family(to, family)))?;
+        match way {
+            Way::Party(party) => {
+                let ends = Ends { program: local_address(program)?, party };
+                self.flows.open(ends, CIRCLE).inspect_err(|_| disconnect(program))
+            }
+            Way::Names | Way::Local => Ok(()),
+        }
     }
 
     /// Connects to what the kernel leads to by itself, or to a service of this machine.
@@ -398,5 +426,293 @@ fn write_mark(socket: &OwnedFd, peer: SocketAddr) -> Result<(), Errno> {
     match raw::attach_filter(socket.as_fd(), &Mark { peer }.encode()) {
         Err(Errno::EPERM) => Ok(()),
         attached => attached,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        io::Read,
+        net::{Ipv4Addr, TcpListener, TcpStream},
+        os::unix::net::UnixStream,
+        path::PathBuf,
+        sync::{
+            atomic::AtomicBool,
+            mpsc::{Receiver, Sender, channel},
+        },
+        time::Duration,
+    };
+
+    use nix::{
+        poll::{PollFd, PollFlags, PollTimeout, poll},
+        sys::socket::{getsockopt, sockopt},
+    };
+    use phantom_policy::{
+        Errno as Told,
+        connect::Rules,
+        frame::{FromNode, FromRun},
+    };
+    use socket2::SockRef;
+
+    use super::*;
+    use crate::{
+        frames::Incoming,
+        supervise::{Conversation, Land, call::Caller},
+    };
+
+    /// A run of which the test is the node: what it is asked to open.
+    struct World {
+        engine: Arc<Engine>,
+        opened: Receiver<(u32, TcpStream, u64)>,
+        node: UnixStream,
+        _runtime: tokio::runtime::Runtime,
+    }
+
+    fn world(allow_local: bool) -> World {
+        let (run, node) = UnixStream::pair().unwrap();
+        let (land, _names) = Land::loopback().unwrap();
+        let again = Box::new(|| Err(io::ErrorKind::ConnectionRefused.into()));
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        let engine = Engine::new(Run {
+            land: Arc::new(land),
+            conversation: Arc::new(Conversation::new(run, again).unwrap()),
+            rules: Rules { allow_local },
+            open: crate::supervise::Open::These(BTreeMap::new()),
+            commands: Vec::<PathBuf>::new(),
+            runtime: runtime.handle().clone(),
+        });
+        let (tell, opened) = channel();
+        let hears = node.try_clone().unwrap();
+        thread::spawn(move || {
+            let mut incoming = Incoming::new();
+            while incoming.fill(&hears).unwrap_or(false) {
+                while let Some((frame, descriptors)) = incoming.next().unwrap() {
+                    let Some(FromRun::Open { id, padding: Some(padding), .. }) = FromRun::decode(frame)
+                    else {
+                        panic!()
+                    };
+                    let far = TcpStream::from(descriptors.pop_front().unwrap());
+                    far.set_nonblocking(false).unwrap();
+                    let _test_has_ended = tell.send((id, far, padding));
+                }
+            }
+        });
+        World { engine: Arc::new(engine.unwrap()), opened, node, _runtime: runtime }
+    }
+
+    impl World {
+        /// The party accepts the next connection. Returns the node's end of it.
+        fn accept(&self) -> TcpStream {
+            let (id, mut far, padding) = self.opened.recv_timeout(Duration::from_secs(5)).unwrap();
+            io::copy(&mut (&mut far).take(padding), &mut io::sink()).unwrap();
+            self.say(FromNode::Verdict { id, outcome: Ok(()) });
+            far
+        }
+
+        fn refuse(&self) {
+            let (id, far, _) = self.opened.recv_timeout(Duration::from_secs(5)).unwrap();
+            drop(far);
+            self.say(FromNode::Verdict { id, outcome: Err(Told::ECONNREFUSED) });
+        }
+
+        fn say(&self, frame: FromNode<'_>) {
+            use std::io::Write;
+            (&self.node).write_all(frame.encode(&mut [0; 256]).unwrap()).unwrap();
+        }
+
+        /// Makes a call that may wait.
+        fn call(&self, call: Call) -> Returned {
+            let (told, outcome) = channel();
+            let waits = Arc::new(AtomicBool::new(true));
+            self.engine.handle(call, Reply::to(Waiting(told, waits.clone())));
+            Returned(outcome, waits)
+        }
+
+        fn connect(&self, socket: &OwnedFd, to: &str) -> Returned {
+            let (socket, to) = (socket.try_clone().unwrap(), Given::Internet(to.parse().unwrap()));
+            self.call(Call::Connect { socket, to, thread: 0 })
+        }
+
+        fn error(&self, socket: &OwnedFd) -> i32 {
+            let socket = socket.try_clone().unwrap();
+            match self.call(Call::Error { socket }).outcome() {
+                Ok(Answer::Bytes(bytes)) => i32::from_ne_bytes(bytes.try_into().unwrap()),
+                other => panic!("{other:?}"),
+            }
+        }
+
+        fn peer(&self, socket: &OwnedFd) -> Result<SocketAddr, Errno> {
+            let socket = socket.try_clone().unwrap();
+            self.call(Call::PeerName { socket }).outcome().map(|answer| match answer {
+                Answer::Bytes(bytes) => match Given::parse(&bytes) {
+                    Some(Given::Internet(peer)) => peer,
+                    other => panic!("{other:?}"),
+                },
+                other => panic!("{other:?}"),
+            })
+        }
+
+        fn socket(&self, kind: i32) -> OwnedFd {
+            match self.call(Call::Socket { family: libc::AF_INET, kind, protocol: 0 }).outcome() {
+                Ok(Answer::Socket { descriptor, .. }) => descriptor,
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+
+    struct Waiting(Sender<Outcome>, Arc<AtomicBool>);
+
+    impl Caller for Waiting {
+        fn waits(&self) -> bool {
+            self.1.load(Ordering::Relaxed)
+        }
+
+        fn answer(self: Box<Self>, outcome: Outcome) {
+            let _nobody_asks = self.0.send(outcome);
+        }
+    }
+
+    struct Returned(Receiver<Outcome>, Arc<AtomicBool>);
+
+    impl Returned {
+        fn outcome(&self) -> Outcome {
+            self.0.recv_timeout(Duration::from_secs(5)).unwrap()
+        }
+
+        fn errno(&self) -> Option<Errno> {
+            self.outcome().map(drop).err()
+        }
+    }
+
+    /// Whether a socket is ready so soon; a socket with an error is.
+    fn is_writable(socket: &OwnedFd, patience: PollTimeout) -> bool {
+        poll(&mut [PollFd::new(socket.as_fd(), PollFlags::POLLOUT)], patience).unwrap() > 0
+    }
+
+    const SOON: u16 = 5_000;
+    const PARTY: &str = "127.192.0.7:80";
+
+    #[test]
+    fn a_connect_that_waits_returns_when_the_party_has_accepted_or_refused() {
+        let world = world(false);
+        let socket = world.socket(libc::SOCK_STREAM);
+        let returned = world.connect(&socket, PARTY);
+        world.refuse();
+        assert_eq!(returned.errno(), Some(Errno::ECONNREFUSED));
+        assert_eq!(world.error(&socket), 0, "it has been told");
+        let returned = world.connect(&socket, PARTY);
+        let mut far = world.accept();
+        assert_eq!(returned.errno(), None);
+        assert_eq!(world.peer(&socket), Ok(PARTY.parse().unwrap()));
+        assert_eq!(world.connect(&socket, PARTY).errno(), Some(Errno::EISCONN));
+        nix::unistd::write(&socket, b"said").unwrap();
+        let mut heard = [0; 4];
+        far.read_exact(&mut heard).unwrap();
+        assert_eq!(&heard, b"said", "no padding");
+        assert_eq!(SockRef::from(&socket).tcp_notsent_lowat().unwrap(), 0, "as it was");
+    }
+
+    #[test]
+    fn a_connect_that_does_not_wait_looks_as_it_is_at_any_time() {
+        let world = world(false);
+        let socket = world.socket(libc::SOCK_STREAM | libc::SOCK_NONBLOCK);
+        assert_eq!(world.connect(&socket, PARTY).errno(), Some(Errno::EINPROGRESS));
+        assert_eq!(world.connect(&socket, PARTY).errno(), Some(Errno::EALREADY));
+        assert!(!is_writable(&socket, PollTimeout::ZERO));
+        assert_eq!((world.error(&socket), world.peer(&socket)), (0, Err(Errno::ENOTCONN)));
+        let _far = world.accept();
+        assert!(is_writable(&socket, SOON.into()));
+        assert_eq!((world.error(&socket), world.peer(&socket)), (0, Ok(PARTY.parse().unwrap())));
+        assert_eq!(world.connect(&socket, PARTY).errno(), None, "once");
+        assert_eq!(world.connect(&socket, PARTY).errno(), Some(Errno::EISCONN));
+    }
+
+    #[test]
+    fn why_a_connect_failed_that_nobody_waited_for_is_told_once_by_the_socket_or_the_next_connect() {
+        let world = world(false);
+        for by_connect in [false, true] {
+            let socket = world.socket(libc::SOCK_STREAM | libc::SOCK_NONBLOCK);
+            assert_eq!(world.connect(&socket, PARTY).errno(), Some(Errno::EINPROGRESS));
+            world.refuse();
+            assert!(is_writable(&socket, SOON.into()));
+            if by_connect {
+                assert_eq!(world.connect(&socket, PARTY).errno(), Some(Errno::ECONNREFUSED));
+            } else {
+                assert_eq!(world.error(&socket), Errno::ECONNREFUSED as i32);
+            }
+            assert_eq!(world.error(&socket), 0);
+            assert_eq!(world.peer(&socket), Err(Errno::ENOTCONN));
+        }
+    }
+
+    #[test]
+    fn a_connect_that_was_interrupted_or_timed_out_goes_on() {
+        let world = world(false);
+        let socket = world.socket(libc::SOCK_STREAM);
+        let interrupted = world.connect(&socket, PARTY);
+        interrupted.1.store(false, Ordering::Relaxed);
+        let again = world.connect(&socket, PARTY);
+        let _far = world.accept();
+        assert_eq!(again.errno(), None);
+        // Nobody begins it again: then the socket tells.
+        let socket = world.socket(libc::SOCK_STREAM);
+        world.connect(&socket, PARTY).1.store(false, Ordering::Relaxed);
+        world.refuse();
+        assert!(is_writable(&socket, SOON.into()));
+        assert_eq!(world.error(&socket), Errno::ECONNREFUSED as i32);
+        let socket = world.socket(libc::SOCK_STREAM);
+        SockRef::from(&socket).set_write_timeout(Some(Duration::from_millis(20))).unwrap();
+        assert_eq!(world.connect(&socket, PARTY).errno(), Some(Errno::EINPROGRESS));
+        assert!(!is_writable(&socket, PollTimeout::ZERO));
+        let _far = world.accept();
+        assert!(is_writable(&socket, SOON.into()));
+        assert_eq!(world.connect(&socket, PARTY).errno(), None);
+    }
+
+    #[test]
+    fn a_socket_that_is_disconnected_forgets_where_it_led() {
+        let world = world(false);
+        let socket = world.socket(libc::SOCK_STREAM);
+        let waiting = world.connect(&socket, PARTY);
+        let undo = || Call::Connect { socket: socket.try_clone().unwrap(), to: Given::Nothing, thread: 0 };
+        assert_eq!(world.call(undo()).errno(), None);
+        assert_eq!(waiting.errno(), Some(Errno::ECONNABORTED));
+        let (_, _far, _) = world.opened.recv().unwrap();
+        let returned = world.connect(&socket, "127.192.0.8:81");
+        let _far = world.accept();
+        assert_eq!(returned.errno(), None);
+        assert_eq!(world.peer(&socket), Ok("127.192.0.8:81".parse().unwrap()));
+        assert_eq!(world.call(undo()).errno(), None);
+        assert_eq!(getsockopt(&socket, sockopt::SocketError), Ok(0));
+        assert_eq!(world.peer(&socket), Err(Errno::ENOTCONN));
+    }
+
+    #[test]
+    fn beside_others_a_run_reaches_its_own_servers_and_theirs_if_it_may() {
+        let theirs = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let their_place = theirs.local_addr().unwrap().to_string();
+        for may in [false, true] {
+            let world = world(may);
+            let refused = world.connect(&world.socket(libc::SOCK_STREAM), &their_place).errno();
+            assert_eq!(refused, (!may).then_some(Errno::ECONNREFUSED));
+            let own = world.socket(libc::SOCK_STREAM);
+            SockRef::from(&own).bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into()).unwrap();
+            let place = local_address(&own).unwrap().to_string();
+            assert_eq!(world.call(Call::Listen { socket: own, backlog: 5 }).errno(), None);
+            let own = world.socket(libc::SOCK_STREAM);
+            // The listener has been closed with its last descriptor.
+            assert_eq!(world.connect(&own, &place).errno(), Some(Errno::ECONNREFUSED));
+        }
+        let world = world(false);
+        let own = world.socket(libc::SOCK_STREAM);
+        SockRef::from(&own).bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into()).unwrap();
+        let place = local_address(&own).unwrap().to_string();
+        let listening = Call::Listen { socket: own.try_clone().unwrap(), backlog: 5 };
+        assert_eq!(world.call(listening).errno(), None);
+        assert_eq!(world.connect(&world.socket(libc::SOCK_STREAM), &place).errno(), None);
+        for nowhere in ["93.184.216.34:80", "10.0.0.1:80"] {
+            let refused = world.connect(&world.socket(libc::SOCK_STREAM), nowhere).errno();
+            assert_eq!(refused, Some(Errno::ENETUNREACH));
+        }
     }
 }

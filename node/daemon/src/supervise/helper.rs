@@ -16,7 +16,11 @@ use std::{
 use nix::sys::socket::{setsockopt, sockopt};
 use socket2::{Domain, Socket, Type};
 
-use super::netlink::{Kernel, LOOPBACK_TABLE, NAMES_TABLE};
+use super::{
+    capture,
+    netlink::{Kernel, LOOPBACK_TABLE, NAMES_TABLE},
+    raw,
+};
 use crate::frames::send;
 
 /// The hidden subcommand that is the helper.
@@ -78,7 +82,7 @@ pub fn help() -> io::Result<()> {
     let mut request = [0; Request::LENGTH];
     while run.read_exact(&mut request).is_ok() {
         let request = Request::decode(&request).ok_or(io::ErrorKind::InvalidData)?;
-        answer(&run, made(request))?;
+        answer(&run, made(request, own))?;
     }
     Ok(())
 }
@@ -96,14 +100,16 @@ fn answer(run: &UnixStream, made: io::Result<Vec<OwnedFd>>) -> io::Result<()> {
 
 const EIO: u8 = libc::EIO as u8;
 
-fn made(request: Request) -> io::Result<Vec<OwnedFd>> {
+fn made(request: Request, own: Ipv6Addr) -> io::Result<Vec<OwnedFd>> {
     let Request { family, kind, protocol, count } = request;
+    let own_only = capture::own_only(OWN_ALIAS, own);
     let one = || -> io::Result<OwnedFd> {
         let protocol = (protocol != 0).then(|| protocol.into());
         let made = Socket::new(family.into(), kind.into(), protocol)?;
         if kind == libc::SOCK_DGRAM && family != libc::AF_NETLINK {
             // A party's end of a flow may have the same port as a program's own.
             made.set_reuse_address(true)?;
+            raw::attach_filter(made.as_fd(), &own_only)?;
         }
         Ok(made.into())
     };
@@ -132,7 +138,7 @@ fn prepare_v6(kernel: &Kernel, own: Ipv6Addr) -> io::Result<Vec<OwnedFd>> {
     ports(own, anywhere)
 }
 
-/// Where programs are met, and the name servers over TCP and UDP.
+/// Where programs are met, the name servers over TCP and UDP, and what sees all packets.
 fn ports(own: IpAddr, anywhere: IpAddr) -> io::Result<Vec<OwnedFd>> {
     let listener = |port| -> io::Result<OwnedFd> {
         let made = Socket::new(Domain::for_address((own, port).into()), Type::STREAM, None)?;
@@ -152,7 +158,11 @@ fn ports(own: IpAddr, anywhere: IpAddr) -> io::Result<Vec<OwnedFd>> {
         names.set_ip_transparent_v4(true)?;
     }
     names.bind(&SocketAddr::new(anywhere, DNS).into())?;
-    Ok(vec![listener(MEETING)?, listener(NAMES)?, names.into()])
+    let protocol = if own.is_ipv4() { libc::ETH_P_IP } else { libc::ETH_P_IPV6 };
+    // The kernel takes the number as it stands in packets.
+    let packets =
+        Socket::new(Domain::PACKET, Type::DGRAM, Some(i32::from((protocol as u16).to_be()).into()))?;
+    Ok(vec![listener(MEETING)?, listener(NAMES)?, names.into(), packets.into()])
 }
 
 #[cfg(test)]

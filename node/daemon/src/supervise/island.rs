@@ -27,7 +27,8 @@ use nix::{
 
 use super::{
     errno,
-    helper::{HELPER, Request},
+    flows::Captured,
+    helper::{HELPER, OWN_ALIAS, Request},
     lock,
 };
 use crate::frames::receive;
@@ -57,6 +58,8 @@ pub(super) struct Ports {
     pub(super) names: (TcpListener, Option<TcpListener>),
     /// Name servers, over UDP.
     pub(super) datagrams: Vec<OwnedFd>,
+    /// What sees all packets.
+    pub(super) captured: Vec<Captured>,
 }
 
 impl Island {
@@ -80,7 +83,7 @@ impl Island {
         unsafe { command.pre_exec(move_out) };
         let child = command.spawn()?;
         drop(command);
-        let prepared = run.write_all(&own.octets()).and_then(|()| ports(&run));
+        let prepared = run.write_all(&own.octets()).and_then(|()| ports(&run, own));
         let helper = Mutex::new(Helper { conversation: run, ready: HashMap::new() });
         // From now on the helper is not forgotten, whatever went wrong.
         let island = Island { helper, child };
@@ -126,21 +129,26 @@ fn answer(helper: &UnixStream) -> io::Result<VecDeque<OwnedFd>> {
     }
 }
 
-fn ports(helper: &UnixStream) -> io::Result<Ports> {
+fn ports(helper: &UnixStream, own: Ipv6Addr) -> io::Result<Ports> {
+    let missing = || io::Error::from(ErrorKind::UnexpectedEof);
     let of_one_family = || -> io::Result<_> {
         let mut sockets = answer(helper)?;
-        let [meeting, names, datagrams] = [sockets.pop_front(), sockets.pop_front(), sockets.pop_front()];
-        let missing = || io::Error::from(ErrorKind::UnexpectedEof);
-        let listener = |socket: Option<OwnedFd>| socket.map(TcpListener::from).ok_or_else(missing);
-        Ok((listener(meeting)?, listener(names)?, datagrams.ok_or_else(missing)?))
+        let mut next = || sockets.pop_front().ok_or_else(missing);
+        Ok((TcpListener::from(next()?), TcpListener::from(next()?), next()?, next()?))
     };
-    let (meeting, names, datagrams) = of_one_family()?;
-    let mut ports = Ports { meeting: (meeting, None), names: (names, None), datagrams: vec![datagrams] };
+    let (meeting, names, datagrams, packets) = of_one_family()?;
+    let mut ports = Ports {
+        meeting: (meeting, None),
+        names: (names, None),
+        datagrams: vec![datagrams],
+        captured: vec![Captured { packets, own: OWN_ALIAS.into() }],
+    };
     match of_one_family() {
-        Ok((meeting, names, datagrams)) => {
+        Ok((meeting, names, datagrams, packets)) => {
             ports.meeting.1 = Some(meeting);
             ports.names.1 = Some(names);
             ports.datagrams.push(datagrams);
+            ports.captured.push(Captured { packets, own: own.into() });
         }
         // This machine has no IPv6.
         Err(error) if error.raw_os_error().is_some() => {}

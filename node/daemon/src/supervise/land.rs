@@ -4,7 +4,7 @@
 use std::{
     io,
     net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream},
-    os::fd::OwnedFd,
+    os::fd::{AsFd, OwnedFd},
 };
 
 use nix::{errno::Errno, sys::stat::fstat};
@@ -12,9 +12,11 @@ use phantom_policy::socket::Kind;
 
 use super::{
     errno,
+    flows::Captured,
     island::Island,
     listeners,
     meeting::{Meeting, of_family},
+    raw,
 };
 use crate::doors::has_no_ipv6;
 
@@ -27,6 +29,8 @@ pub struct Land {
     names: [Option<SocketAddr>; 2],
     /// Who does over UDP, by the kernel's numbers of the sockets.
     name_servers: Vec<u64>,
+    /// Where datagrams to parties can be had.
+    captured: Vec<Captured>,
 }
 
 #[derive(Debug)]
@@ -49,7 +53,10 @@ impl Land {
     /// A namespace of the run's own, in which it has this address.
     pub fn island(own: Ipv6Addr) -> io::Result<(Land, NameServers)> {
         let (island, ports) = Island::new(own)?;
-        Land::new(LandKind::Island(island, own), ports.meeting, ports.names, ports.datagrams)
+        let (mut land, servers) =
+            Land::new(LandKind::Island(island, own), ports.meeting, ports.names, ports.datagrams)?;
+        land.captured = ports.captured;
+        Ok((land, servers))
     }
 
     /// This machine's loopback interface, on which there are others, too.
@@ -78,7 +85,11 @@ impl Land {
         let tcp = [Some(v4), v6].into_iter().flatten().collect();
         let name_servers = udp.iter().map(|socket| Ok(fstat(socket)?.st_ino));
         let name_servers = name_servers.collect::<Result<_, Errno>>()?;
-        Ok((Land { kind, meeting, names, name_servers }, NameServers { tcp, udp }))
+        Ok((Land { kind, meeting, names, name_servers, captured: Vec::new() }, NameServers { tcp, udp }))
+    }
+
+    pub(super) fn captured(&self) -> &[Captured] {
+        &self.captured
     }
 
     pub(super) fn is_island(&self) -> bool {
@@ -93,6 +104,17 @@ impl Land {
             (LandKind::Loopback, Kind::Stream) => bound_socket(family),
             (LandKind::Loopback, Kind::Datagram) => Err(Errno::EPROTONOSUPPORT),
         }
+    }
+
+    /// A socket that is a party to the run: it has the party's address.
+    pub(super) fn of_party(&self, party: SocketAddr, kind: Kind) -> Result<OwnedFd, Errno> {
+        let family = if party.is_ipv4() { libc::AF_INET } else { libc::AF_INET6 };
+        let made = self.socket(family, kind)?;
+        raw::detach_filter(made.as_fd());
+        let socket = socket2::SockRef::from(&made);
+        let prepared = if party.is_ipv6() { socket.set_freebind_v6(true) } else { Ok(()) };
+        prepared.and_then(|()| socket.bind(&party.into())).map_err(|error| errno(&error))?;
+        Ok(made)
     }
 
     /// A socket that asks the kernel about the network: about the run's own, if it has one.

@@ -11,17 +11,21 @@
 //! - [`calls`]: those that the kernel tells of; [`notify`]: how it does; [`program`]: the program's memory.
 //! - [`library`]: those that the preload library tells of, where there is no seal.
 //! - [`land`]: where sockets live; mostly in an [`island`], which a [`helper`] prepares by [`netlink`].
-//! - [`connections`]: from a connect to its outcome; [`meeting`]: where we get the far ends of programs' sockets.
+//! - [`connections`]: from a connect to its outcome, by [`deadlines`] if need be; [`meeting`]: where we get the far ends of programs' sockets.
+//! - [`flows`]: datagrams to parties, for which those outside of flows are [`capture`]d.
 //! - [`conversation`]: with the node.
 //! - [`names`]: the name server of an island. [`relay`]: to services of this machine.
 //! - [`listeners`]: who listens where. [`visits`]: others come to the program's servers. [`unix`]: sockets of this machine's file system.
 
 mod call;
 mod calls;
+mod capture;
 mod connections;
 mod conversation;
+mod deadlines;
 mod engine;
 mod filter;
+mod flows;
 mod helper;
 mod island;
 mod land;
@@ -68,7 +72,7 @@ pub use visits::Open;
 #[derive(Debug)]
 pub struct Run {
     /// Where its sockets live.
-    pub land: Land,
+    pub land: Arc<Land>,
     /// With the node.
     pub conversation: Arc<Conversation>,
     /// What the user allows.
@@ -149,7 +153,7 @@ pub struct SealedCalls(Listener);
 
 /// Answers for a run until no process of it is left. Blocks.
 pub fn supervise(calls: SealedCalls, run: Run) -> io::Result<()> {
-    let engine = Arc::new(Engine::new(run));
+    let engine = Arc::new(Engine::new(run)?);
     Engine::receive_visitors(&engine);
     calls::answer_all(calls.0, &engine)
 }

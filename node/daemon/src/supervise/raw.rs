@@ -17,8 +17,13 @@ pub(super) fn disconnect(socket: BorrowedFd<'_>) -> Result<(), Errno> {
     // SAFETY: the kernel reads one structure of this size.
     let done = unsafe { libc::connect(socket.as_raw_fd(), &raw const nothing, size_of_val(&nothing) as u32) };
     Errno::result(done)?;
+    detach_filter(socket);
+    Ok(())
+}
+
+/// Takes a socket's filter away, if it has one.
+pub(super) fn detach_filter(socket: BorrowedFd<'_>) {
     let (level, option, none) = (libc::SOL_SOCKET, libc::SO_DETACH_FILTER, 0_i32);
-    // Fails if there is none.
     // SAFETY: the kernel reads one number.
     let _has_none_now = unsafe {
         libc::setsockopt(
@@ -29,12 +34,12 @@ pub(super) fn disconnect(socket: BorrowedFd<'_>) -> Result<(), Errno> {
             size_of_val(&none) as u32,
         )
     };
-    Ok(())
 }
 
 /// Gives a socket a filter.
-pub(super) fn attach_filter(socket: BorrowedFd<'_>, program: &Program) -> Result<(), Errno> {
-    let filter = libc::sock_fprog { len: LENGTH as u16, filter: program.as_ptr().cast_mut().cast() };
+pub(super) fn attach_filter(socket: BorrowedFd<'_>, program: &[Instruction]) -> Result<(), Errno> {
+    let length = program.len().try_into().map_err(|_| Errno::EINVAL)?;
+    let filter = libc::sock_fprog { len: length, filter: program.as_ptr().cast_mut().cast() };
     // SAFETY: the kernel reads the structure and the instructions, which have the kernel's layout and live long enough.
     let done = unsafe {
         libc::setsockopt(

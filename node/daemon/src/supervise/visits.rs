@@ -4,7 +4,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
-    os::fd::{AsRawFd, OwnedFd},
+    os::fd::{AsFd, AsRawFd, OwnedFd},
 };
 
 use nix::{
@@ -20,6 +20,7 @@ use super::{
     helper::OWN_ALIAS,
     land::Land,
     meeting::{canonical, wait_for},
+    raw,
 };
 
 /// Which ports of a run others can come to.
@@ -133,7 +134,10 @@ fn connected(land: &Land, kind: Kind, from: IpAddr, to: SocketAddr) -> Result<Ow
         // A port is chosen with the server, not before it: ports that another server uses are free for this one.
         Kind::Stream => setsockopt(&socket, sockopt::IpBindAddressNoPort, &true)?,
         // No other has the same.
-        Kind::Datagram => known.set_reuse_address(false).map_err(|error| errno(&error))?,
+        Kind::Datagram => {
+            raw::detach_filter(socket.as_fd());
+            known.set_reuse_address(false).map_err(|error| errno(&error))?;
+        }
     }
     known.set_nonblocking(true).map_err(|error| errno(&error))?;
     known.bind(&SocketAddr::new(from, 0).into()).map_err(|error| errno(&error))?;

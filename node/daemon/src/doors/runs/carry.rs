@@ -133,6 +133,7 @@ async fn pump(
     idle.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         tokio::select! {
+            biased;
             () = flow.ended() => return,
             Some(datagram) = early.recv() => flow.send(&datagram),
             received = program.recv(&mut buffer) => match received {

@@ -1,7 +1,7 @@
 //! The node's side of the conversation with a run.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::VecDeque,
     future::pending,
     io::{self, ErrorKind},
     os::fd::OwnedFd,
@@ -18,7 +18,7 @@ use tokio::{
     io::Interest,
     net::{TcpStream, UdpSocket, UnixStream},
     sync::{OwnedSemaphorePermit, mpsc},
-    task::JoinSet,
+    task::{AbortHandle, JoinSet},
 };
 
 use super::Run;
@@ -36,6 +36,8 @@ const QUEUE: usize = 64;
 const LONGEST: usize = LONGEST_NAME + 64;
 /// Datagrams of a flow that came before its socket stood.
 const EARLY: usize = 32;
+/// Flows of a run at once. One more takes the place of the oldest.
+const FLOWS: usize = 256;
 
 /// By which a node speaks to a run.
 #[derive(Clone, Debug)]
@@ -65,7 +67,7 @@ pub(super) async fn converse<N: CommandHandle>(
     let voice = Voice(voice);
     let visitors = visits.as_ref().map(Visits::visitors);
     let mut asked =
-        Asked { run, voice: voice.clone(), visitors, carried: JoinSet::new(), early: HashMap::new() };
+        Asked { run, voice: voice.clone(), visitors, carried: JoinSet::new(), flows: VecDeque::new() };
     tokio::select! {
         ended = read(&stream, &mut asked) => ended,
         failed = write(&stream, said) => failed,
@@ -120,8 +122,16 @@ struct Asked<'a, N> {
     /// Who wants to come in, if anybody can.
     visitors: Option<Arc<Visitors>>,
     carried: JoinSet<()>,
-    /// Towards flows, for datagrams that come this way.
-    early: HashMap<u32, mpsc::Sender<Vec<u8>>>,
+    /// The oldest first.
+    flows: VecDeque<Carried>,
+}
+
+/// A flow that is carried.
+struct Carried {
+    id: u32,
+    task: AbortHandle,
+    /// For datagrams that come this way.
+    early: mpsc::Sender<Vec<u8>>,
 }
 
 impl<N: CommandHandle> Asked<'_, N> {
@@ -147,16 +157,16 @@ impl<N: CommandHandle> Asked<'_, N> {
                 let Some(place) = self.place(id).await else { return Ok(()) };
                 let (run, voice) = (self.run.clone(), self.voice.clone());
                 let (early, came_early) = mpsc::channel(EARLY);
-                self.early.retain(|_, early| !early.is_closed());
-                self.early.insert(id, early);
-                self.carried.spawn(async move {
+                self.make_room_for_flow().await;
+                let task = self.carried.spawn(async move {
                     let _place = place;
                     run.carry_flow(socket, id, circle, to, came_early, &voice).await;
                 });
+                self.flows.push_back(Carried { id, task, early });
             }
             (FromRun::Datagram { id, bytes }, _) => {
-                if let Some(early) = self.early.get(&id) {
-                    let _lost = early.try_send(bytes.to_vec());
+                if let Some(flow) = self.flows.iter().rev().find(|flow| flow.id == id) {
+                    let _lost = flow.early.try_send(bytes.to_vec());
                 }
             }
             (FromRun::Name { id, name }, _) => {
@@ -176,6 +186,16 @@ impl<N: CommandHandle> Asked<'_, N> {
             (FromRun::Open { .. } | FromRun::Flow { .. }, None) => return Err(ErrorKind::InvalidData.into()),
         }
         Ok(())
+    }
+
+    async fn make_room_for_flow(&mut self) {
+        self.flows.retain(|flow| !flow.task.is_finished());
+        while self.flows.len() >= FLOWS
+            && let Some(oldest) = self.flows.pop_front()
+        {
+            oldest.task.abort();
+            self.voice.say(FromNode::Ended { id: oldest.id }).await;
+        }
     }
 
     /// Room for one more, or the verdict that there is none.

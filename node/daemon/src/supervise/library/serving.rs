@@ -45,7 +45,7 @@ const A_MOMENT: Duration = Duration::from_millis(20);
 
 /// Answers the library's calls until the socket fails. Blocks.
 pub fn serve(entrance: &Entrance, run: Run, names: Arc<Answers<impl Lookup>>) -> io::Result<()> {
-    let engine = Arc::new(Engine::new(run));
+    let engine = Arc::new(Engine::new(run)?);
     Engine::receive_visitors(&engine);
     let answering = Arc::new(Answering { engine, names });
     let waiting = Arc::new(AtomicUsize::new(0));
@@ -239,7 +239,7 @@ mod tests {
         let (land, _) = Land::loopback().unwrap();
         let runtime = tokio::runtime::Handle::current();
         let run = Run {
-            land,
+            land: Arc::new(land),
             conversation,
             rules: Rules::default(),
             open: Open::All,
