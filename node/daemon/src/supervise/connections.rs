@@ -93,7 +93,10 @@ impl Connections {
 
     /// Nothing comes of a connection. Returns who waits for it.
     pub(super) fn give_up(&self, cookie: u64) -> Vec<Reply> {
-        lock(&self.0).under_way.remove(&cookie).map(|given_up| given_up.replies).unwrap_or_default()
+        let given_up = lock(&self.0).under_way.remove(&cookie);
+        let Some(UnderWay { program, low_water, replies, .. }) = given_up else { return Vec::new() };
+        restore(&program, low_water);
+        replies
     }
 
     /// What is known of a socket.
@@ -139,11 +142,8 @@ impl Connections {
         let Ok(cookie) = cookie(program) else { return };
         let mut known = lock(&self.0);
         known.forget_outcome(cookie);
-        let given_up = known.under_way.remove(&cookie);
         drop(known);
-        for reply in given_up.map(|under_way| under_way.replies).unwrap_or_default() {
-            reply.answer(Err(Errno::ECONNABORTED));
-        }
+        self.give_up(cookie).into_iter().for_each(|reply| reply.answer(Err(Errno::ECONNABORTED)));
     }
 
     /// The program has heard of the outcome, though maybe not everybody who waits.
@@ -167,9 +167,7 @@ impl Connections {
         }
         drop(known);
         match outcome {
-            Ok(()) => {
-                let _only_slower_else = socket2::SockRef::from(&program).set_tcp_notsent_lowat(low_water);
-            }
+            Ok(()) => {}
             // The program looks at its socket: it finds an error there, and asks us which.
             Err(_) if replies.is_empty() => {
                 let _it_sees_an_end_else =
@@ -177,6 +175,7 @@ impl Connections {
             }
             Err(_) => disconnect(&program),
         }
+        restore(&program, low_water);
         drop((program, far));
         for reply in replies {
             reply.answer(outcome.map(|()| Answer::Done));
@@ -227,6 +226,11 @@ pub(super) fn disconnect(socket: &OwnedFd) {
 /// A socket is writable only when everything has left for the other side.
 fn only_when_all_has_left(socket: &OwnedFd) -> Result<(), Errno> {
     socket2::SockRef::from(socket).set_tcp_notsent_lowat(1).map_err(|error| errno(&error))
+}
+
+/// A socket is writable as its program wants it.
+fn restore(socket: &OwnedFd, low_water: u32) {
+    let _only_slower_else = socket2::SockRef::from(socket).set_tcp_notsent_lowat(low_water);
 }
 
 fn fill(socket: &OwnedFd) -> Result<u64, Errno> {
