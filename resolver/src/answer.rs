@@ -111,10 +111,12 @@ impl<L: Lookup> Answers<L> {
         if wanted == RecordType::OPT {
             return Answer::no(ResponseCode::FormErr);
         }
-        let place = match (Place::of(&question.labels), self.lookup.elsewhere()) {
-            (Some(place), _) => place,
-            (None, Elsewhere::Nothing) => Place::of_root(&question.labels),
-            (None, Elsewhere::Refused) => return Answer::no(ResponseCode::Refused),
+        let place = match Place::of(&question.labels) {
+            Some(place) => place,
+            None => match self.lookup.elsewhere(&question.labels) {
+                Elsewhere::Nothing => Place::of_root(&question.labels),
+                Elsewhere::Refused => return Answer::no(ResponseCode::Refused),
+            },
         };
         let records = match &place.what {
             What::Apex => Ok(zone::apex_records(wanted)),

@@ -33,8 +33,8 @@ pub trait Lookup: Send + Sync + 'static {
     /// The full name of the party that has this address, which is an alias or an AP address.
     fn reverse(&self, address: IpAddr) -> Result<String, NoAnswer>;
 
-    /// What is said about names of other zones.
-    fn elsewhere(&self) -> Elsewhere {
+    /// What is said about a name of other zones, of which these are the labels, as they were asked for.
+    fn elsewhere(&self, _labels: &[&[u8]]) -> Elsewhere {
         Elsewhere::Refused
     }
 }

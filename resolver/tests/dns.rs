@@ -182,7 +182,7 @@ impl Lookup for Alone {
         Book.reverse(address)
     }
 
-    fn elsewhere(&self) -> Elsewhere {
+    fn elsewhere(&self, _: &[&[u8]]) -> Elsewhere {
         Elsewhere::Nothing
     }
 }

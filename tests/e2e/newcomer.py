@@ -86,6 +86,8 @@ class Shell:
             "XDG_RUNTIME_DIR": str(self.home),
             "XDG_STATE_HOME": "",
             "XDG_CONFIG_HOME": "",
+            # What it says is read as it is said.
+            "PYTHONUNBUFFERED": "1",
             "PATH": f"{self.home}/.cargo/bin:{tools}:/usr/local/bin:/usr/bin:/bin",
         }
 
@@ -101,7 +103,14 @@ class Shell:
         """One of the other commands, for the second node. Some need what a newcomer has, or do not mean a node."""
         if line.startswith("phantom completions"):
             assert "complete" in self.run(line)
-        elif line.startswith("phantom run -- "):
+        elif line.startswith("phantom run --publish "):
+            server = self.start("published", line.replace(" -- ", " --state ./second -- "))
+            # It says its name before it starts the program.
+            wait_for("the server", lambda: "Serving HTTP" in server.log.read_text(), 2 * READY, server)
+            assert AP_NAME.search(server.log.read_text())
+            server.send_signal(signal.SIGTERM)
+            assert server.wait(20) == 128 + signal.SIGTERM
+        elif line.startswith("phantom run "):
             assert "<html" in self.run(line.replace(" -- ", " --state ./second -- "), bound=2 * READY)
         elif line.startswith("phantom identity export"):
             (self.home / "passphrase").write_text("a passphrase of several words\n")

@@ -44,6 +44,8 @@ pub enum Why {
     Protocol,
     /// No socket of this family is known to be harmless.
     Family,
+    /// The socket was not made under the seal.
+    HandedOver,
 }
 
 impl Why {
@@ -55,6 +57,7 @@ impl Why {
             Why::Raw => "a raw socket, which could send anything anywhere",
             Why::Protocol => "a protocol that the network does not carry: it carries TCP and UDP",
             Why::Family => "a kind of socket that could leave the machine",
+            Why::HandedOver => "a socket that a program outside of the seal has handed over",
         }
     }
 }
@@ -69,6 +72,9 @@ pub struct Refusal {
 }
 
 impl Refusal {
+    /// What is to be done with a socket that was not made under the seal.
+    pub const HANDED_OVER: Refusal = Refusal::new(Errno::EPERM, Why::HandedOver);
+
     pub(crate) const fn new(errno: Errno, why: Why) -> Refusal {
         Refusal { errno, why }
     }

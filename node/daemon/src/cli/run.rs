@@ -1,10 +1,12 @@
 //! `phantom run`: a program whose sockets lead into the network and nowhere else.
 
 mod ending;
+mod explanation;
 mod handed_over;
 mod namespaces;
 mod program;
 mod publish;
+mod tracing;
 
 use std::{
     env,
@@ -17,6 +19,9 @@ use std::{
 };
 
 use anyhow::Context;
+use clap::ValueEnum;
+use ending::Asked;
+use explanation::{Explanation, Wish};
 use nix::{
     errno::Errno,
     sys::{prctl::set_child_subreaper, signal::Signal},
@@ -34,8 +39,8 @@ use self::publish::{Serving, Told};
 use super::Whom;
 use crate::doors::local_socket::Publish;
 use crate::supervise::{
-    self, Again, Conversation, Land, Library, NameServers, NotStarted, Run, find_library, serve, start,
-    supervise,
+    self, Account, Again, Circles, Conversation, Deed, Land, Library, NameServers, NotStarted, Parted, Run,
+    find_library, serve, start, supervise,
 };
 
 /// A node that does not answer for so long is not there.
@@ -56,6 +61,7 @@ Examples:
   phantom run -- bash
   phantom run --allow-local -- psql -h 127.0.0.1
   phantom run --publish 80:8000 --as site -- python3 -m http.server      others open http://NAME.ap/
+  phantom run --explain -- PROGRAM       what it did, and what it was refused
 
 Exit codes: those of the program; 128 and the number of the signal that ended it; 127 there is no such program; 126 it
 cannot be started; 1 no node is running.")]
@@ -77,10 +83,33 @@ pub(super) struct Options {
     /// calls that a program makes past libc are held by it
     #[arg(long)]
     preload_only: bool,
+    /// Isolate parts of the run from each other: they share no paths and sessions
+    #[arg(long, value_name = "BY")]
+    isolate: Option<Isolate>,
+    #[command(flatten)]
+    explain: Wish,
     #[command(flatten)]
     serving: Serving,
     #[command(flatten)]
     whom: Whom,
+}
+
+/// What parts a run.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Isolate {
+    /// Each process is alone, also those that it starts
+    ByProcess,
+    /// Each party is alone
+    ByDestination,
+}
+
+impl From<Isolate> for Parted {
+    fn from(by: Isolate) -> Parted {
+        match by {
+            Isolate::ByProcess => Parted::ByProcess,
+            Isolate::ByDestination => Parted::ByDestination,
+        }
+    }
 }
 
 pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
@@ -95,11 +124,18 @@ pub(super) async fn seal(args: &Options, name: &OsStr, arguments: &[OsString]) -
         "This is inside of a phantom run already: what is started here reaches the network as it is. Leave `phantom run` away."
     );
     handed_over::check()?;
+    if !args.preload_only {
+        tracing::check()?;
+    }
     if let Err(unfit) = program::check(name, args.preload_only) {
         eprintln!("phantom: {unfit}");
         return Ok(ExitCode::from(NOT_STARTED));
     }
     let library = args.preload_only.then(library).transpose()?;
+    let explanation = args.explain.begin()?;
+    let (account, news) = explanation.as_ref().map(Explanation::account).unwrap_or_default();
+    let account = Arc::new(account);
+    let circles = Arc::new(Circles::new(args.isolate.map(Parted::from)));
     let (open, publish) = (args.serving.open()?, args.serving.publish());
     let (own, public, begun) = args.whom.connect().await?.run(publish.clone()).await?;
     let told = args.serving.told(public);
@@ -111,12 +147,14 @@ pub(super) async fn seal(args: &Options, name: &OsStr, arguments: &[OsString]) -
     }
     let (land, name_servers) = land(own)?;
     let land = Arc::new(land);
-    let names =
-        serve_names(name_servers, conversation.clone()).context("The program's names cannot be served")?;
+    let names = Names { node: conversation.clone(), account: account.clone(), circles: circles.clone() };
+    let names = serve_names(name_servers, names).context("The program's names cannot be served")?;
+    let inspector = land.inspector();
     let mut command = Command::new(name);
     command.args(arguments).env(INSIDE, "1");
     // Processes that the program leaves behind stay ours: otherwise we could not look at what they ask for.
     set_child_subreaper(true)?;
+    let asked = Asked::listen()?;
     let started = match &library {
         None => start(command, &land).map(|sealed| {
             let (child, calls) = sealed.into_parts();
@@ -137,14 +175,20 @@ pub(super) async fn seal(args: &Options, name: &OsStr, arguments: &[OsString]) -
         }
     };
     let rules = Rules { allow_local: args.allow_local };
-    let run = Run { land, conversation, rules, open, commands, runtime: Handle::current() };
+    let runtime = Handle::current();
+    let run = Run { land, conversation, rules, open, circles, account: account.clone(), commands, runtime };
     let served = library.as_ref().map(Library::entrance).transpose()?;
     let _until_this_process_ends = spawn_blocking(move || match (calls, served) {
         (Some(calls), _) => supervise(calls, run),
         (None, Some(entrance)) => serve(&entrance, run, names),
         (None, None) => Ok(()),
     });
-    let ended = ending::wait_for(child).await?;
+    let followed = explanation.map(|explanation| explanation.follow(account, inspector, news)).transpose()?;
+    let ours = followed.is_some().then_some(Signal::SIGUSR1);
+    let ended = ending::wait_for(child, asked, ours).await?;
+    if let Some(followed) = followed {
+        followed.end().await?;
+    }
     if ended.signal == Some(Signal::SIGSYS) {
         eprintln!(
             "phantom: the seal has ended the program: it made a call of 32 bits, which the seal does not know."
@@ -202,8 +246,8 @@ fn not_started(program: &OsStr, error: &io::Error) -> (u8, String) {
 }
 
 /// Answers the questions of the program, whichever name server it asks.
-fn serve_names(servers: NameServers, conversation: Arc<Conversation>) -> io::Result<Arc<Answers<Names>>> {
-    let answers = Arc::new(Answers::new(Names(conversation)));
+fn serve_names(servers: NameServers, names: Names) -> io::Result<Arc<Answers<Names>>> {
+    let answers = Arc::new(Answers::new(names));
     for listener in servers.tcp {
         listener.set_nonblocking(true)?;
         tokio::spawn(phantom_resolver::serve_tcp(TcpListener::from_std(listener)?, answers.clone()));
@@ -213,7 +257,11 @@ fn serve_names(servers: NameServers, conversation: Arc<Conversation>) -> io::Res
 }
 
 /// The names of the run's isolation group, which the node knows.
-struct Names(Arc<Conversation>);
+struct Names {
+    node: Arc<Conversation>,
+    account: Arc<Account>,
+    circles: Arc<Circles>,
+}
 
 impl Names {
     /// The library does not wait for answers. What is asked here is on this machine and answers at once, and its task
@@ -222,14 +270,25 @@ impl Names {
         &self,
         question: impl FnOnce(&Conversation) -> Result<Option<T>, Errno>,
     ) -> Result<T, NoAnswer> {
-        let answer = block_in_place(|| question(&self.0)).map_err(|_| NoAnswer::Failed)?;
+        let answer = block_in_place(|| question(&self.node)).map_err(|_| NoAnswer::Failed)?;
         answer.ok_or(NoAnswer::NoSuchName)
     }
 }
 
 impl Lookup for Names {
     fn lookup(&self, host: &str, wanted: Wanted) -> Result<Vec<Data>, NoAnswer> {
-        let (address, alias) = self.ask(|node| node.addresses_of(host))?;
+        let asked = self.ask(|node| node.addresses_of(host));
+        let outcome = asked.as_ref().map(|_| ()).map_err(|error| match error {
+            NoAnswer::NoSuchName => Errno::ENOENT,
+            NoAnswer::Failed => Errno::EAGAIN,
+        });
+        self.account.note(Deed::Resolves(host.to_owned()), outcome);
+        let (address, alias) = asked?;
+        self.circles.learn(address, alias);
+        self.account.name(address.into(), host);
+        if let Some(alias) = alias {
+            self.account.name(alias.into(), host);
+        }
         match wanted {
             Wanted::A => alias.map(|alias| vec![Data::A(alias)]).ok_or(NoAnswer::Failed),
             Wanted::Aaaa => Ok(vec![Data::Aaaa(address)]),
@@ -241,7 +300,9 @@ impl Lookup for Names {
         self.ask(|node| node.name_of(address))
     }
 
-    fn elsewhere(&self) -> Elsewhere {
+    fn elsewhere(&self, labels: &[&[u8]]) -> Elsewhere {
+        let name = labels.iter().map(|label| String::from_utf8_lossy(label)).collect::<Vec<_>>().join(".");
+        self.account.note(Deed::Resolves(name), Err(Errno::ENOENT));
         Elsewhere::Nothing
     }
 }

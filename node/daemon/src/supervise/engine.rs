@@ -1,7 +1,7 @@
 //! What becomes of a program's call, whichever way we are told of it.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeSet,
     io,
     net::{Ipv4Addr, SocketAddr},
     os::fd::{AsFd, AsRawFd, OwnedFd},
@@ -20,13 +20,13 @@ use nix::{
 };
 use phantom_policy::{
     connect::{Way, way},
-    errno::{Refusal, Why},
+    errno::Refusal,
     mark::{self, Instruction, Mark},
     socket::{self, Kind},
 };
 
 use super::{
-    Run,
+    Deed, Run,
     call::{Answer, Call, Given, Outcome, Reply, address_bytes},
     capture::Ends,
     connections::{Connections, State, cookie, disconnect},
@@ -42,8 +42,6 @@ use super::{
 
 /// Calls of a run that wait for something at once.
 const WAITING: usize = 512;
-/// The isolation circle of a run that is not parted.
-pub(super) const CIRCLE: u64 = 0;
 
 /// Answers for one run.
 #[derive(Debug)]
@@ -55,7 +53,6 @@ pub(super) struct Engine {
     /// Sockets by which the run itself listens where others do, too, by the kernel's numbers. They are looked for among those
     /// that listen at the time, so one that is closed counts no more.
     own_listeners: Mutex<BTreeSet<u64>>,
-    refused: Mutex<BTreeMap<Why, u64>>,
     waiting: AtomicUsize,
     guests: Arc<Mutex<Guests>>,
     /// The user knows that servers are private.
@@ -65,14 +62,13 @@ pub(super) struct Engine {
 impl Engine {
     pub(super) fn new(run: Run) -> io::Result<Engine> {
         let guests = Arc::<Mutex<Guests>>::default();
-        let flows = Flows::start(run.land.clone(), run.conversation.clone(), guests.clone())?;
+        let flows = Flows::start(&run, guests.clone())?;
         Ok(Engine {
             run,
             connections: Arc::default(),
             flows,
             deadlines: Arc::default(),
             own_listeners: Mutex::default(),
-            refused: Mutex::default(),
             waiting: AtomicUsize::new(0),
             guests,
             has_told: AtomicBool::new(false),
@@ -89,7 +85,10 @@ impl Engine {
         let receiving = Arc::downgrade(engine);
         engine.run.conversation.receive_visitors(Box::new(move |visit| {
             let engine = receiving.upgrade().ok_or(Errno::ECONNREFUSED)?;
-            engine.visit(visit)
+            let received = engine.visit(visit);
+            let outcome = received.as_ref().map(drop).map_err(|errno| *errno);
+            engine.run.account.note(Deed::Receives(visit.kind, visit.port), outcome);
+            received
         }));
     }
 
@@ -150,12 +149,13 @@ impl Engine {
         let descriptor = if family == socket::NETLINK {
             land.netlink(kind & !(libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC), protocol)?
         } else {
-            let kind = socket::internet(kind, protocol).map_err(|refusal| self.refuse(refusal))?;
+            let kind = socket::internet(kind, protocol).map_err(|refusal| self.refuse(refusal, None))?;
             land.socket(family, kind)?
         };
         if nonblocking {
             socket2::SockRef::from(&descriptor).set_nonblocking(true).map_err(|error| errno(&error))?;
         }
+        self.run.account.made_socket();
         Ok(Answer::Socket { descriptor, close_on_exec })
     }
 
@@ -169,10 +169,17 @@ impl Engine {
                 });
             }
         };
-        match self.way_of(&program, to) {
-            Ok((family, waits, Way::Party(party), _)) => self.open(program, family, waits, party, reply),
+        match self.way_of(&program, to, thread) {
+            Ok((family, waits, Way::Party(party), _)) => {
+                let circle = self.run.circles.of(thread, party);
+                self.open(program, family, waits, circle, party, reply);
+            }
             Ok((family, waits, way, here)) => {
-                let connect = move |engine: &Engine| engine.connect_here(&program, family, way, to, here);
+                let connect = move |engine: &Engine| {
+                    let outcome = engine.connect_here(&program, family, way, to, here);
+                    engine.note_here(&program, way, to, outcome);
+                    outcome
+                };
                 if waits {
                     self.apart(reply, connect);
                 } else {
@@ -192,14 +199,20 @@ impl Engine {
     }
 
     /// Where a connect leads: the family of its socket, whether it waits, the way, and whether the run itself listens there.
-    fn way_of(&self, program: &OwnedFd, to: SocketAddr) -> Result<(i32, bool, Way, bool), Known> {
+    fn way_of(
+        &self,
+        program: &OwnedFd,
+        to: SocketAddr,
+        thread: i32,
+    ) -> Result<(i32, bool, Way, bool), Known> {
         let (family, kind) = kind_of(program)?;
+        self.is_of_run(program, Some(to))?;
         let waits = !is_nonblocking(program)?;
         if kind == Kind::Datagram && lock(&self.guests).has(to) {
             return Ok((family, false, Way::Local, true));
         }
         if kind == Kind::Datagram {
-            return Err(Known::Told(self.connect_datagrams(program, family, to)));
+            return Err(Known::Told(self.connect_datagrams(program, family, to, thread)));
         }
         match self.connections.state(program) {
             State::UnderWay => return Err(Known::UnderWay(waits)),
@@ -223,12 +236,13 @@ impl Engine {
     }
 
     /// Hands a connection over to the node. Whoever waits for it is told when there is a verdict.
-    fn open(&self, program: OwnedFd, family: i32, waits: bool, to: SocketAddr, reply: Reply) {
+    fn open(&self, program: OwnedFd, family: i32, waits: bool, circle: u64, to: SocketAddr, reply: Reply) {
         let (waiting, told) = if waits { (Some(reply), None) } else { (None, Some(reply)) };
-        match (self.begin(&program, family, to, waiting), told) {
+        match (self.begin(&program, family, circle, to, waiting), told) {
             (Ok(()), Some(reply)) => reply.answer(Err(Errno::EINPROGRESS)),
             (Ok(()), None) => self.limit(&program),
             (Err((errno, waiting)), told) => {
+                self.run.account.note(Deed::Connects(Kind::Stream, to), Err(errno));
                 // Whose connection stands already, keeps it.
                 if errno != Errno::EISCONN {
                     disconnect(&program);
@@ -251,6 +265,7 @@ impl Engine {
         &self,
         program: &OwnedFd,
         family: i32,
+        circle: u64,
         to: SocketAddr,
         waiting: Option<Reply>,
     ) -> Result<(), (Errno, Vec<Reply>)> {
@@ -267,19 +282,30 @@ impl Engine {
         };
         let padding = self.connections.begin(kept, far, waiting)?;
         let connections = self.connections.clone();
-        let at_verdict = Box::new(move |outcome| connections.end(cookie, outcome));
-        let opened = self.run.conversation.open(CIRCLE, to, padding, of_node.as_fd(), at_verdict);
+        let account = self.run.account.clone();
+        let at_verdict = Box::new(move |outcome| {
+            account.note(Deed::Connects(Kind::Stream, to), outcome);
+            connections.end(cookie, outcome);
+        });
+        let opened = self.run.conversation.open(circle, to, padding, of_node.as_fd(), at_verdict);
         opened.map_err(|errno| (errno, self.connections.give_up(cookie)))
     }
 
     /// Datagrams lead to where they are sent, in the island. A party's have to be there for it.
-    fn connect_datagrams(&self, program: &OwnedFd, family: i32, to: SocketAddr) -> Result<(), Errno> {
+    fn connect_datagrams(
+        &self,
+        program: &OwnedFd,
+        family: i32,
+        to: SocketAddr,
+        thread: i32,
+    ) -> Result<(), Errno> {
         let way = self.way(to, true)?;
         connect(program.as_raw_fd(), &SockaddrStorage::from(of_family(to, family)))?;
         match way {
             Way::Party(party) => {
                 let ends = Ends { program: local_address(program)?, party };
-                self.flows.open(ends, CIRCLE).inspect_err(|_| disconnect(program))
+                let circle = self.run.circles.of(thread, party);
+                self.flows.open(ends, circle).inspect_err(|_| disconnect(program))
             }
             Way::Names | Way::Local => Ok(()),
         }
@@ -306,6 +332,13 @@ impl Engine {
         connect(program.as_raw_fd(), &SockaddrStorage::from(of_family(to, family)))
     }
 
+    /// Names are told of by themselves.
+    fn note_here(&self, program: &OwnedFd, way: Way, to: SocketAddr, outcome: Result<(), Errno>) {
+        if let (Ok((_, kind)), Way::Local) = (kind_of(program), way) {
+            self.run.account.note(Deed::ConnectsHere(kind, to), outcome);
+        }
+    }
+
     fn connect_to_machine(&self, program: &OwnedFd, family: i32, to: SocketAddr) -> Result<(), Errno> {
         let service = relay::connect(to).map_err(|error| errno(&error))?;
         let far = self.run.land.far_end(program, family, to)?;
@@ -320,6 +353,7 @@ impl Engine {
     }
 
     fn listen(&self, program: &OwnedFd, backlog: i32) -> Outcome {
+        self.is_of_run(program, None)?;
         if !self.run.land.is_island() && kind_of(program).is_ok() {
             // An address with a scope takes a socket to the interface that it names.
             let device = socket2::SockRef::from(program).device().map_err(|error| errno(&error))?;
@@ -328,7 +362,14 @@ impl Engine {
             }
             lock(&self.own_listeners).insert(fstat(program)?.st_ino);
         }
-        listen(program, Backlog::new(backlog.clamp(0, libc::SOMAXCONN)).unwrap_or(Backlog::MAXCONN))?;
+        let listens =
+            listen(program, Backlog::new(backlog.clamp(0, libc::SOMAXCONN)).unwrap_or(Backlog::MAXCONN));
+        if let Ok((_, kind)) = kind_of(program)
+            && let Ok(place) = local_address(program)
+        {
+            self.run.account.note(Deed::Listens(kind, place.port()), listens);
+        }
+        listens?;
         self.tell_of_listener(program);
         Ok(Answer::Done)
     }
@@ -361,7 +402,12 @@ impl Engine {
     }
 
     fn way(&self, to: SocketAddr, is_own: bool) -> Result<Way, Errno> {
-        way(to, self.run.rules, is_own).map_err(|refusal| self.refuse(refusal))
+        way(to, self.run.rules, is_own).map_err(|refusal| self.refuse(refusal, Some(to)))
+    }
+
+    /// A socket that somebody else has handed over could lead anywhere.
+    fn is_of_run(&self, socket: &OwnedFd, to: Option<SocketAddr>) -> Result<(), Errno> {
+        if self.run.land.holds(socket)? { Ok(()) } else { Err(self.refuse(Refusal::HANDED_OVER, to)) }
     }
 
     /// Whether whoever listens there is of the run.
@@ -376,9 +422,10 @@ impl Engine {
         !found.is_empty() && (self.run.land.is_island() || found.iter().all(is_own))
     }
 
-    fn refuse(&self, refusal: Refusal) -> Errno {
-        *lock(&self.refused).entry(refusal.why).or_default() += 1;
-        Errno::from_raw(refusal.errno.0.into())
+    fn refuse(&self, refusal: Refusal, to: Option<SocketAddr>) -> Errno {
+        let errno = Errno::from_raw(refusal.errno.0.into());
+        self.run.account.note(Deed::IsRefused(refusal.why, to), Err(errno));
+        errno
     }
 }
 
@@ -474,9 +521,11 @@ mod tests {
             land: Arc::new(land),
             conversation: Arc::new(Conversation::new(run, again).unwrap()),
             rules: Rules { allow_local },
-            open: crate::supervise::Open::These(BTreeMap::new()),
+            open: crate::supervise::Open::These(std::collections::BTreeMap::new()),
             commands: Vec::<PathBuf>::new(),
             runtime: runtime.handle().clone(),
+            circles: Arc::default(),
+            account: Arc::default(),
         });
         let (tell, opened) = channel();
         let hears = node.try_clone().unwrap();

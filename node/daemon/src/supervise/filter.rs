@@ -50,6 +50,9 @@ const READS_ERROR: Holds = Holds::Is(2, libc::SO_ERROR as u32);
 const CHOOSES_DEVICE: Holds = Holds::Is(2, libc::SO_BINDTODEVICE as u32);
 const CHOOSES_INTERFACE: Holds = Holds::Is(2, SO_BINDTOIFINDEX);
 
+const TYPES: Holds = Holds::Is(1, libc::TIOCSTI as u32);
+const PASTES: Holds = Holds::Is(1, libc::TIOCLINUX as u32);
+
 const SO_BINDTOIFINDEX: u32 = 62;
 const FAST_OPEN: u32 = libc::MSG_FASTOPEN as u32;
 
@@ -79,6 +82,9 @@ const RULES: &[Rule] = &[
     rule(libc::SYS_io_uring_register, &[], Fate::Fail(libc::ENOSYS)),
     // Sockets of others.
     rule(libc::SYS_pidfd_getfd, &[], Fate::Fail(libc::EPERM)),
+    // What is typed at a terminal that the program shares with a shell that is not sealed: the shell would do it.
+    rule(libc::SYS_ioctl, &[TYPES], Fate::Fail(libc::EPERM)),
+    rule(libc::SYS_ioctl, &[PASTES], Fate::Fail(libc::EPERM)),
 ];
 
 /// Sockets that are bound to the loopback interface stay so, even if the program may do what root may.
@@ -269,6 +275,9 @@ mod tests {
     fn ways_around_the_filter_are_closed() {
         assert_eq!(fate(libc::SYS_io_uring_setup, [1; 6]), fails(libc::ENOSYS));
         assert_eq!(fate(libc::SYS_pidfd_getfd, [1; 6]), fails(libc::EPERM));
+        assert_eq!(fate(libc::SYS_ioctl, [0, libc::TIOCSTI, 1, 0, 0, 0]), fails(libc::EPERM));
+        assert_eq!(fate(libc::SYS_ioctl, [0, libc::TIOCLINUX, 1, 0, 0, 0]), fails(libc::EPERM));
+        assert_eq!(fate(libc::SYS_ioctl, [0, libc::TIOCGWINSZ, 1, 0, 0, 0]), PASS);
         let x32_socket = libc::SYS_socket | c_long::from(X32);
         assert_eq!(fate(x32_socket, [2, 1, 0, 0, 0, 0]), fails(libc::ENOSYS));
         let i386 = 0x4000_0003;

@@ -21,9 +21,9 @@ use nix::{
 use phantom_policy::socket::Kind;
 
 use super::{
+    Account, Circles, Deed, Run,
     capture::{self, Datagram, Ends},
     conversation::{Conversation, FlowLink},
-    engine::CIRCLE,
     errno,
     land::Land,
     lock, raw,
@@ -49,6 +49,8 @@ pub(super) struct Captured {
 pub(super) struct Flows {
     land: Arc<Land>,
     conversation: Arc<Conversation>,
+    circles: Arc<Circles>,
+    account: Arc<Account>,
     guests: Arc<Mutex<Guests>>,
     families: Vec<Family>,
 }
@@ -78,11 +80,8 @@ enum Flow {
 
 impl Flows {
     /// None yet. Captures datagrams in threads that end with the process.
-    pub(super) fn start(
-        land: Arc<Land>,
-        conversation: Arc<Conversation>,
-        guests: Arc<Mutex<Guests>>,
-    ) -> io::Result<Arc<Flows>> {
+    pub(super) fn start(run: &Run, guests: Arc<Mutex<Guests>>) -> io::Result<Arc<Flows>> {
+        let Run { land, conversation, circles, account, .. } = run;
         let captured = land.captured().iter().map(|Captured { packets, own }| {
             Ok(Family {
                 captured: Captured { packets: packets.try_clone()?, own: *own },
@@ -90,7 +89,14 @@ impl Flows {
             })
         });
         let families = captured.collect::<io::Result<_>>()?;
-        let flows = Arc::new(Flows { land, conversation, guests, families });
+        let flows = Arc::new(Flows {
+            land: land.clone(),
+            conversation: conversation.clone(),
+            circles: circles.clone(),
+            account: account.clone(),
+            guests,
+            families,
+        });
         for at in 0..flows.families.len() {
             let flows = flows.clone();
             thread::Builder::new().name("datagrams".to_owned()).spawn(move || {
@@ -142,7 +148,8 @@ impl Flows {
         if link.is_none() && lock(&self.guests).has(ends.party) {
             return family.leave_alone(ends);
         }
-        let link = link.map_or_else(|| self.begin(family, ends, CIRCLE), Ok);
+        let link = link
+            .map_or_else(|| self.begin(family, ends, self.circles.of_socket(ends.program, ends.party)), Ok);
         if let Ok(link) = link {
             link.send(bytes);
         }
@@ -162,13 +169,18 @@ impl Flows {
         };
         let begun = self.far_end(ends).and_then(|far| {
             let flows = Arc::downgrade(self);
-            let at_end = Box::new(move |outcome| {
+            let at_end = Box::new(move |outcome: Result<(), Errno>| {
                 if let Some(flows) = flows.upgrade() {
+                    if outcome.is_err() {
+                        flows.account.note(Deed::Connects(Kind::Datagram, ends.party), outcome);
+                    }
                     flows.end(ends, number, outcome);
                 }
             });
             self.conversation.flow(circle, ends.party, far.as_fd(), at_end)
         });
+        let outcome = begun.as_ref().map(drop).map_err(|errno| *errno);
+        self.account.note(Deed::Connects(Kind::Datagram, ends.party), outcome);
         match &begun {
             Ok(link) => {
                 if let Some(Flow::Stands(place, last)) = lock(&family.known).flows.get_mut(&ends)

@@ -107,8 +107,8 @@ impl Island {
     }
 
     /// A process that lives there.
-    pub(super) fn process(&self) -> String {
-        self.child.id().to_string()
+    pub(super) fn helper(&self) -> u32 {
+        self.child.id()
     }
 }
 

@@ -13,6 +13,7 @@ use phantom_policy::socket::Kind;
 use super::{
     errno,
     flows::Captured,
+    inspection::{Home, Inspector},
     island::Island,
     listeners,
     meeting::{Meeting, of_family},
@@ -24,6 +25,7 @@ use crate::doors::has_no_ipv6;
 #[derive(Debug)]
 pub struct Land {
     kind: LandKind,
+    home: Home,
     meeting: Meeting,
     /// Who answers for names over TCP, over IPv4 and IPv6.
     names: [Option<SocketAddr>; 2],
@@ -78,6 +80,10 @@ impl Land {
         names: (TcpListener, Option<TcpListener>),
         udp: Vec<OwnedFd>,
     ) -> io::Result<(Land, NameServers)> {
+        let home = match &kind {
+            LandKind::Island(..) => Home::of(&meeting.0)?,
+            LandKind::Loopback => Home::Loopback,
+        };
         let meeting = Meeting::at(meeting.0, meeting.1)?;
         let (v4, v6) = names;
         let v6_address = v6.as_ref().map(TcpListener::local_addr).transpose()?;
@@ -85,7 +91,10 @@ impl Land {
         let tcp = [Some(v4), v6].into_iter().flatten().collect();
         let name_servers = udp.iter().map(|socket| Ok(fstat(socket)?.st_ino));
         let name_servers = name_servers.collect::<Result<_, Errno>>()?;
-        Ok((Land { kind, meeting, names, name_servers, captured: Vec::new() }, NameServers { tcp, udp }))
+        Ok((
+            Land { kind, home, meeting, names, name_servers, captured: Vec::new() },
+            NameServers { tcp, udp },
+        ))
     }
 
     pub(super) fn captured(&self) -> &[Captured] {
@@ -94,6 +103,20 @@ impl Land {
 
     pub(super) fn is_island(&self) -> bool {
         matches!(self.kind, LandKind::Island(..))
+    }
+
+    /// Whether a program's socket lives here. One that somebody else has handed over does not.
+    pub(super) fn holds(&self, socket: &OwnedFd) -> Result<bool, Errno> {
+        self.home.holds(socket)
+    }
+
+    /// Looks at what processes of the run hold.
+    pub fn inspector(&self) -> Inspector {
+        let helper = match &self.kind {
+            LandKind::Island(island, _) => Some(island.helper()),
+            LandKind::Loopback => None,
+        };
+        Inspector { home: self.home, helper }
     }
 
     /// A socket of the Internet.
@@ -152,7 +175,7 @@ impl Land {
     /// Who listens at a place where programs of the run connect to.
     pub(super) fn listeners_at(&self, place: SocketAddr) -> io::Result<Vec<listeners::Listener>> {
         match &self.kind {
-            LandKind::Island(island, _) => listeners::at(place, &island.process()),
+            LandKind::Island(island, _) => listeners::at(place, &island.helper().to_string()),
             LandKind::Loopback => listeners::at(place, "self"),
         }
     }
@@ -168,7 +191,7 @@ impl Land {
     /// Whether a socket of a program takes datagrams there.
     pub(super) fn takes_datagrams(&self, place: SocketAddr) -> bool {
         let LandKind::Island(island, _) = &self.kind else { return false };
-        let found = listeners::of_datagrams(place, &island.process()).unwrap_or_default();
+        let found = listeners::of_datagrams(place, &island.helper().to_string()).unwrap_or_default();
         found.iter().any(|taker| !self.name_servers.contains(&taker.inode))
     }
 }

@@ -13,13 +13,16 @@
 //! - [`land`]: where sockets live; mostly in an [`island`], which a [`helper`] prepares by [`netlink`].
 //! - [`connections`]: from a connect to its outcome, by [`deadlines`] if need be; [`meeting`]: where we get the far ends of programs' sockets.
 //! - [`flows`]: datagrams to parties, for which those outside of flows are [`capture`]d.
-//! - [`conversation`]: with the node.
+//! - [`conversation`]: with the node. [`circle`]: what of a run is isolated from what.
 //! - [`names`]: the name server of an island. [`relay`]: to services of this machine.
 //! - [`listeners`]: who listens where. [`visits`]: others come to the program's servers. [`unix`]: sockets of this machine's file system.
+//! - [`wall`]: between the program and what is not sealed. [`account`], [`inspection`]: for who asks what it did, and what it has.
 
+mod account;
 mod call;
 mod calls;
 mod capture;
+mod circle;
 mod connections;
 mod conversation;
 mod deadlines;
@@ -27,6 +30,7 @@ mod engine;
 mod filter;
 mod flows;
 mod helper;
+mod inspection;
 mod island;
 mod land;
 mod library;
@@ -40,6 +44,7 @@ mod raw;
 mod relay;
 mod unix;
 mod visits;
+mod wall;
 
 use std::{
     collections::VecDeque,
@@ -60,13 +65,17 @@ use phantom_resolver::{Answers, Lookup};
 use tokio::runtime::Handle;
 
 use crate::frames::{receive, send};
+pub use account::{Account, Deed, Kept, News, number};
+pub use circle::{Circles, Parted};
 pub use conversation::{Addresses, Again, Conversation};
 use engine::Engine;
 pub use helper::{HELPER, help};
+pub use inspection::{Findings, Inspector};
 pub use land::{Land, NameServers};
 pub use library::{Library, find as find_library, serve};
 use notify::Listener;
 pub use visits::Open;
+use wall::Wall;
 
 /// What a run needs to know.
 #[derive(Debug)]
@@ -79,6 +88,10 @@ pub struct Run {
     pub rules: Rules,
     /// Where others can come in.
     pub open: Open,
+    /// What shares paths and sessions.
+    pub circles: Arc<Circles>,
+    /// What the program did.
+    pub account: Arc<Account>,
     /// Where nodes listen for commands: whoever gives them commands is not sealed.
     pub commands: Vec<PathBuf>,
     /// Where bytes of services of this machine are carried.
@@ -113,10 +126,12 @@ impl From<io::Error> for NotStarted {
 pub fn start(mut command: Command, land: &Land) -> Result<Sealed, NotStarted> {
     let (ours, theirs) = UnixStream::pair()?;
     let filter = filter::program(land.is_island());
+    let wall = Wall::new().map_err(io::Error::other)?;
     let seal = move || {
         let listener = notify::seal(&filter).inspect_err(|_| {
             let _then_nobody_knows = send(&theirs, &[1], &[]);
         })?;
+        wall.enclose()?;
         close_all_but_standard()?;
         send(&theirs, &[0], &[listener.as_fd()]).map(drop)
     };

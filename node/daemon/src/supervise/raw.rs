@@ -79,6 +79,23 @@ pub(super) fn connect_to(socket: BorrowedFd<'_>, address: &[u8]) -> Result<(), E
     Errno::result(done).map(drop)
 }
 
+/// The kernel's number of the network namespace that a socket is of.
+pub(super) fn namespace(socket: BorrowedFd<'_>) -> Result<u64, Errno> {
+    const SO_NETNS_COOKIE: libc::c_int = 71;
+    let (mut number, mut length) = (0_u64, size_of::<u64>() as libc::socklen_t);
+    // SAFETY: the kernel writes one number of this size.
+    let done = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            SO_NETNS_COOKIE,
+            (&raw mut number).cast(),
+            &raw mut length,
+        )
+    };
+    Errno::result(done).map(|_| number)
+}
+
 /// An address as the kernel writes it.
 pub(super) fn address_bytes(address: &SockaddrStorage) -> Vec<u8> {
     // SAFETY: the address is that long, and made of initialised bytes.

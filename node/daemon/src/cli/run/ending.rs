@@ -26,11 +26,33 @@ pub(super) struct Ended {
     pub(super) signal: Option<Signal>,
 }
 
-/// Waits for a child to end. What is asked of us meanwhile is asked of it; a terminal asks both by itself.
-pub(super) async fn wait_for(child: Child) -> anyhow::Result<Ended> {
+/// What is asked of us: it is to be asked of the program. From the moment that this is there, nothing of it ends us.
+#[derive(Debug)]
+pub(super) struct Asked {
+    by_terminal: [tokio::signal::unix::Signal; 2],
+    others: [tokio::signal::unix::Signal; 4],
+}
+
+impl Asked {
+    pub(super) fn listen() -> io::Result<Asked> {
+        Ok(Asked {
+            by_terminal: [signal(SignalKind::interrupt())?, signal(SignalKind::quit())?],
+            others: [
+                signal(SignalKind::terminate())?,
+                signal(SignalKind::hangup())?,
+                signal(SignalKind::user_defined1())?,
+                signal(SignalKind::user_defined2())?,
+            ],
+        })
+    }
+}
+
+/// Waits for a child to end. What is asked of us meanwhile is asked of it, but for what we keep to ourselves; a terminal asks
+/// both by itself.
+pub(super) async fn wait_for(child: Child, asked: Asked, ours: Option<Signal>) -> anyhow::Result<Ended> {
     let program = Pid::from_raw(i32::try_from(child.id())?);
-    let (mut interrupted, mut quit) = (signal(SignalKind::interrupt())?, signal(SignalKind::quit())?);
-    let (mut terminated, mut hung_up) = (signal(SignalKind::terminate())?, signal(SignalKind::hangup())?);
+    let Asked { by_terminal: [mut interrupted, mut quit], others } = asked;
+    let [mut terminated, mut hung_up, mut first, mut second] = others;
     let mut ended = spawn_blocking(move || watch(program));
     loop {
         let asked = tokio::select! {
@@ -39,7 +61,12 @@ pub(super) async fn wait_for(child: Child) -> anyhow::Result<Ended> {
             _ = quit.recv() => continue,
             _ = terminated.recv() => Signal::SIGTERM,
             _ = hung_up.recv() => Signal::SIGHUP,
+            _ = first.recv() => Signal::SIGUSR1,
+            _ = second.recv() => Signal::SIGUSR2,
         };
+        if ours == Some(asked) {
+            continue;
+        }
         let _has_just_ended = kill(program, asked);
     }
 }
@@ -104,7 +131,8 @@ mod tests {
     use super::*;
 
     async fn ends(script: &str) -> Ended {
-        wait_for(Command::new("sh").args(["-c", script]).spawn().unwrap()).await.unwrap()
+        let child = Command::new("sh").args(["-c", script]).spawn().unwrap();
+        wait_for(child, Asked::listen().unwrap(), None).await.unwrap()
     }
 
     #[tokio::test]

@@ -245,6 +245,8 @@ mod tests {
             open: Open::All,
             commands: Vec::new(),
             runtime,
+            circles: Arc::default(),
+            account: Arc::default(),
         };
         let entrance = library.entrance().unwrap();
         thread::spawn(move || serve(&entrance, run, Arc::new(Answers::new(NoNames))));
