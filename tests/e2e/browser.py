@@ -2,7 +2,7 @@
 
 import re
 
-from harness import test
+from harness import build, test
 from harness.browser import Browser
 from harness.children import wait_for
 from harness.island import Island
@@ -48,6 +48,14 @@ def a_browser_does_everything_and_nothing_leaves_but_through_the_node(t):
     assert hundred_pictures(configured, demo)
     assert configured.open("http://example.com/") == "net::ERR_SOCKS_CONNECTION_FAILED"
     configured.close()
+    assert not island.left(), island.left()
+    # Under the seal, without any setting.
+    sealed = Browser(t, "sealed", within=[build.phantom(), "run", "--"], environment=demo.environment())
+    look_around(t, sealed, demo, 20 * MEGABYTE)
+    assert sealed.open(f"file://{page}") is None
+    wait_for("the page to have called somebody", lambda: sealed.run("call.iceGatheringState") != "new", 20, sealed.process)
+    assert sealed.open("http://example.com/") in ("net::ERR_NAME_NOT_RESOLVED", "net::ERR_INTERNET_DISCONNECTED")
+    sealed.close()
     assert not island.left(), island.left()
     # Who sets up nothing asks the name servers, and all that the page tried does leave.
     careless = Browser(t, "careless")

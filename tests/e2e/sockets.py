@@ -6,6 +6,7 @@ services published: what they say must be the same.
 
 import contextlib
 import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from harness import build, test
@@ -14,8 +15,8 @@ from harness.island import Island
 from harness.phantom import Demo, Node
 
 HERE = Path(__file__).parents[1] / "sockets"
-# Their places among the services' ports; nobody published the last one.
-ECHO, CLOSING, STUCK, REFUSED, ABSENT = 0, 1, 7, 8, 9
+# Their places among the services' ports; nobody published the absent one.
+ECHO, CLOSING, STUCK, REFUSED, ABSENT, DATAGRAMS = 0, 1, 7, 8, 9, 10
 
 # Where a sealed program may see something else, and why.
 DIFFERENT = {
@@ -155,10 +156,11 @@ class Services:
 
     def publish(self, node):
         """Under their own ports. Returns the name."""
-        for place, port in enumerate(self.ports):
-            if place != ABSENT:
-                name = node.host(port, "--to", port)
-        return name
+        published = [(port, ["--udp"] * (place == DATAGRAMS)) for place, port in enumerate(self.ports) if place != ABSENT]
+        with ThreadPoolExecutor(len(published)) as together:
+            names = set(together.map(lambda one: node.host(one[0], "--to", one[0], *one[1]), published))
+        assert len(names) == 1, names
+        return names.pop()
 
 
 def built(t, name, *sources, options=()):

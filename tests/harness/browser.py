@@ -20,7 +20,7 @@ QUIET = """--headless --no-sandbox --disable-gpu --disable-dev-shm-usage --disab
 class Browser:
     """One Chromium with an empty profile, and one page in it."""
 
-    def __init__(self, t, name, *options):
+    def __init__(self, t, name, *options, within=(), environment=None):
         if shutil.which("chromium") is None:
             raise Skip("chromium is not installed (tests/run --install)")
         to, of = (t.folder / f"{name}.{end}" for end in ("in", "out"))
@@ -30,7 +30,8 @@ class Browser:
         self.to, self.of = (os.open(pipe, os.O_RDWR) for pipe in (to, of))
         self.numbers, self.rest, self.events = itertools.count(1), b"", []
         command = ["chromium", *QUIET, f"--user-data-dir={t.folder / name}", "--remote-debugging-pipe", *options, "about:blank"]
-        self.process = t.children.start(name, "sh", "-c", 'in=$1 out=$2; shift 2; exec "$@" 3<"$in" 4>"$out"', "sh", to, of, *command)
+        shell = ["sh", "-c", 'in=$1 out=$2; shift 2; exec "$@" 3<"$in" 4>"$out"', "sh", to, of]
+        self.process = t.children.start(name, *within, *shell, *command, environment=environment)
         self.session = None
         target = self.ask("Target.createTarget", url="about:blank")["targetId"]
         self.session = self.ask("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]

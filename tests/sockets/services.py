@@ -77,6 +77,12 @@ def full():
     return at
 
 
+def answer(at):
+    while True:
+        data, who = at.recvfrom(1 << 16)
+        at.sendto(data, who)
+
+
 def port(at):
     return at.getsockname()[1]
 
@@ -93,7 +99,11 @@ def main(fifo):
         threading.Thread(target=serve, args=(at, manner), daemon=True).start()
         ports.append(port(at))
     stuck, late = full(), [full() for _ in range(LATE)]
-    ports += [port(stuck), unused(), unused(), *map(port, late)]
+    datagrams = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
+    datagrams.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+    datagrams.bind(("::", 0))
+    threading.Thread(target=answer, args=(datagrams,), daemon=True).start()
+    ports += [port(stuck), unused(), unused(), port(datagrams), *map(port, late)]
     print(*ports, flush=True)
     told = os.open(fifo, os.O_RDWR)  # its writers come and go
     while True:

@@ -47,6 +47,7 @@ enum service {
     STUCK,   /* its queue is full: it takes nobody */
     REFUSED, /* nobody listens */
     ABSENT,  /* nobody ever did: the port was not even published */
+    DATAGRAMS, /* of UDP: sends back what comes */
     LATE,    /* as STUCK until it is told to go on, then as ECHO; there are several */
     SERVICES = LATE + 8
 };

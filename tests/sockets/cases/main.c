@@ -16,7 +16,7 @@ static size_t used;
 enum { SPACE = 8192 };
 char **itself;
 
-static const char *const services[] = {"echo", "closing", "reset", "half", "count", "slow", "mute", "stuck", "refused", "absent"};
+static const char *const services[] = {"echo", "closing", "reset", "half", "count", "slow", "mute", "stuck", "refused", "absent", "datagrams"};
 
 void add_case(const char *name, void (*run)(void)) {
     cases[known].name = name;
