@@ -11,6 +11,7 @@ from harness import build, test
 from harness.children import wait_for
 from harness.phantom import Demo, Node, free_port, world
 
+from .datagrams import udp_port
 from .programs import git_world, needed, new_repository, ssh_server
 
 SOURCES = build.ROOT / "tests" / "clients"
@@ -42,10 +43,13 @@ CLIENTS = {
     "rsync, ssh": "rsync --archive -e '" + SSH + " -p {ssh}' {host}:{folder}/shared/some/ . && cat * | sha256sum",
     "rsync, nobody there": "rsync rsync://{host}:{nobody}/all/ .",
     "socat": "head -c 300000 {folder}/file | socat -t 5 - TCP:{host}:{echo} | sha256sum",
+    "socat, UDP": "head -c 1000 {folder}/text | socat -t 2 - UDP:{host}:{udp} | head -c 1000 | sha256sum",
+    "netcat, UDP": "head -c 1000 {folder}/text | nc -u -q 1 {host} {udp} | sha256sum",
     "socat, nobody there": "socat - TCP:{host}:{nobody} < /dev/null",
     "netcat": "head -c 300000 {folder}/file | nc -N {host} {echo} | sha256sum",
     "iperf3": "iperf3 --client {host} --port {iperf} --time 1 --json | python3 -c 'import json, sys; print(json.load(sys.stdin)[\"end\"][\"sum_received\"][\"bytes\"] > 2e6)'",
     "iperf3, the other way": "iperf3 --client {host} --port {iperf_back} --reverse --time 1 --json | python3 -c 'import json, sys; print(json.load(sys.stdin)[\"end\"][\"sum_received\"][\"bytes\"] > 2e6)'",
+    "iperf3, UDP": "iperf3 --client {host} --port {iperf_udp} --udp --bitrate 4M --time 1 --json | python3 -c 'import json, sys; print(json.load(sys.stdin)[\"end\"][\"sum\"][\"lost_percent\"] < 5)'",
     "iperf3, nobody there": "iperf3 --client {host} --port {nobody} --time 1",
     "redis-cli": "head -c 100000 {folder}/text | redis-cli -h {host} -p {redis} -x set key && redis-cli -h {host} -p {redis} get key | sha256sum && redis-cli -h {host} -p {redis} incr key",
     "redis-cli, nobody there": "redis-cli -h {host} -p {nobody} ping",
@@ -66,9 +70,10 @@ def clients_do_what_they_do_without_the_seal(t):
     plain = all_of(t, facts, "127.0.0.1", "plain", [])
     demo = Demo(t, "--hops", 1, "--nodes", 4)
     node = Node(t, "host", "127.40.0.1", join=demo.invitation, options=["--hops", 1])
-    published = [facts[service] for service in ("web", "h2", "git", "ssh", "rsync", "echo", "iperf", "iperf_back", "redis", "nobody")]
+    services = ["web", "h2", "git", "ssh", "rsync", "echo", "iperf", "iperf_back", "iperf_udp", "redis", "nobody"]
+    published = [(facts[service], []) for service in services] + [(facts[service], ["--udp"]) for service in ("udp", "iperf_udp")]
     with ThreadPoolExecutor(len(published)) as together:
-        (name,) = set(together.map(lambda port: node.host(port, "--to", port), published))
+        (name,) = set(together.map(lambda one: node.host(one[0], "--to", one[0], *one[1]), published))
     sealed = all_of(t, facts, name, "sealed", [build.phantom(), "run", "--"], world(t.folder, demo.name))
     wrong = [f"{what}:\n  plain  {plain[what]}\n  sealed {sealed[what]}" for what in CLIENTS if plain[what][:2] != sealed[what][:2]]
     assert not wrong, "\n".join(wrong)
@@ -111,7 +116,8 @@ class Services:
         (t.folder / "file").write_bytes(os.urandom(SIZE))
         (t.folder / "text").write_text(os.urandom(50_000).hex())
         new_repository(t, needed("git")).rename(shared / "repository.git")
-        self.facts = {name: free_port() for name in ("web", "h2", "git", "rsync", "echo", "iperf", "iperf_back", "redis", "nobody", "own")}
+        self.facts = {name: free_port() for name in ("web", "h2", "git", "rsync", "echo", "iperf", "iperf_back", "iperf_udp", "redis", "nobody", "own")}
+        self.facts["udp"] = udp_port()
         self.facts |= {"folder": t.folder, "sources": SOURCES, "ssh": ssh_server(t, needed("sshd"))}
         (t.folder / "nginx.conf").write_text(filled_in(NGINX, {**self.facts, "user": getpass.getuser()}))
         (t.folder / "rsync.conf").write_text(f"use chroot = no\nuid = {os.getuid()}\ngid = {os.getgid()}\n[all]\npath = {shared}\n")
@@ -120,6 +126,8 @@ class Services:
         self.start("rsync", needed("rsync"), "--daemon", "--no-detach", "--config={folder}/rsync.conf", "--address=127.0.0.1", "--port={rsync}")
         self.start("echo", "socat", "TCP4-LISTEN:{echo},bind=127.0.0.1,fork", "PIPE")
         self.start("iperf", needed("iperf3"), "--server", "--bind", "127.0.0.1", "--port", "{iperf}")
+        t.children.start("udp", "socat", "-b", "65536", f"UDP4-LISTEN:{self.facts['udp']},bind=127.0.0.1,fork", "PIPE")
+        self.start("iperf_udp", "iperf3", "--server", "--bind", "127.0.0.1", "--port", "{iperf_udp}")
         self.start("iperf_back", "iperf3", "--server", "--bind", "127.0.0.1", "--port", "{iperf_back}")
         self.start("redis", needed("redis-server"), "--port", "{redis}", "--bind", "127.0.0.1", "--protected-mode", "no", "--save", "")
         for name, options in (("fetch-go", ()), ("fetch-go-static", ("-ldflags", "-linkmode external -extldflags -static"))):

@@ -81,6 +81,8 @@ int connected(int family, enum service service);
 int go(int s, struct place to);
 /* Waits and says what it found. */
 unsigned wait_for(int s, short events_wanted, int patience);
+/* The same, until this is among what it found: the rest of a reset may come a moment later. */
+void wait_for_event(int s, short wanted, unsigned event);
 int socket_error(int s);
 /* Says who is at both ends. */
 void peer(int s);

@@ -79,6 +79,15 @@ unsigned wait_for(int s, short wanted, int patience) {
     return asked.revents;
 }
 
+void wait_for_event(int s, short wanted, unsigned event) {
+    struct pollfd asked = {s, wanted, 0};
+    for (int waited = 0; waited < LONG && !(asked.revents & event); waited += 5) {
+        if (poll(&asked, 1, LONG) <= 0 && errno != EINTR) break;
+        if (!(asked.revents & event)) usleep(5000);
+    }
+    events("poll", asked.revents);
+}
+
 int socket_error(int s) {
     int error = 0;
     socklen_t length = sizeof error;
