@@ -218,6 +218,9 @@ def a_label_keeps_the_name_of_a_run_and_a_node_that_is_back_has_it_again(t):
     for other in (["run", "--as", "shop", "--", "true"], ["host", 80, "--as", "shop"]):
         taken = host.ask(*other, check=False)
         assert taken.returncode == 1 and "serves as shop: end it first" in taken.stderr, taken
+    for other in (["unhost", "shop"], ["identity", "remove", "shop", "--yes", "--state", host.state]):
+        kept = host.ask(*other, check=False)
+        assert kept.returncode == 1 and "program under `phantom run`" in kept.stderr, kept
     host.process.terminate()
     host.process.wait(20)
     host.start()

@@ -258,8 +258,8 @@ fn label_of(identities: &Identities, public: &ApPublic) -> anyhow::Result<Option
 
 async fn remove(identities: &Identities, state: &Path, name: &str, yes: bool) -> anyhow::Result<String> {
     let public = identities.known(name)?.public();
-    if is_hosted(state, name).await? {
-        bail!("{name} is online, and was left alone. Take it offline first: phantom unhost {name}");
+    if let Some(how) = takes_offline(state, name).await? {
+        bail!("{name} is online, and was left alone. Take it offline first: {how}");
     }
     if !yes && !is_sure(name, &public)? {
         bail!("{name} was left alone.");
@@ -268,15 +268,19 @@ async fn remove(identities: &Identities, state: &Path, name: &str, yes: bool) ->
     Ok(format!("{name} is gone.\n"))
 }
 
-/// Whether a node that runs on this folder hosts as this identity.
-async fn is_hosted(state: &Path, name: &str) -> anyhow::Result<bool> {
-    match LocalClient::connect(&[state.join("sock")]).await {
-        Err(ClientError::NotRunning(_)) => Ok(false),
-        client => {
-            let status = client?.status().await?;
-            Ok(status.services.iter().any(|service| service.hosted.label == name))
-        }
-    }
+/// What takes an identity offline, if a node that runs on this folder has it online.
+async fn takes_offline(state: &Path, name: &str) -> anyhow::Result<Option<String>> {
+    let status = match LocalClient::connect(&[state.join("sock")]).await {
+        Err(ClientError::NotRunning(_)) => return Ok(None),
+        client => client?.status().await?,
+    };
+    let is_hosted = status.services.iter().any(|service| service.hosted.label == name);
+    let is_served = status.published_runs.iter().any(|run| run.label.as_deref() == Some(name));
+    Ok(match (is_hosted, is_served) {
+        (true, _) => Some(format!("phantom unhost {name}")),
+        (_, true) => Some("end the program under `phantom run` that serves as it".to_owned()),
+        _ => None,
+    })
 }
 
 fn is_sure(name: &str, public: &ApPublic) -> anyhow::Result<bool> {

@@ -167,6 +167,11 @@ impl fmt::Debug for Served {
 }
 
 impl Daemon {
+    /// Whether a program that runs serves under this label.
+    pub fn is_served(&self, label: &str) -> bool {
+        self.0.serving.has(label)
+    }
+
     /// Lets visitors come to a program that `server` reaches, under the kept identity of a label or under one that is made for
     /// it. Does not wait until they can find it.
     pub async fn serve(&self, label: Option<&str>, server: Arc<dyn Serve>) -> anyhow::Result<Served> {

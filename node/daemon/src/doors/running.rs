@@ -102,6 +102,11 @@ impl NodeHandle for RunningNode {
 
     async fn unhost(&self, label: &str) -> anyhow::Result<()> {
         let known = self.daemon.unhost(label).await?;
+        let is_served = self.daemon.is_served(label);
+        ensure!(
+            known || !is_served,
+            "A program under `phantom run` serves as {label}: it goes offline with that."
+        );
         ensure!(known, "Nothing is hosted as {label:?}. `phantom status` lists what is.");
         Ok(())
     }

@@ -159,18 +159,24 @@ mod tests {
     #[tokio::test]
     async fn each_is_answered_for_itself() {
         let (visitors, mut visits) = Visitors::new();
-        let (one, two) = (come(&visitors, 1), come(&visitors, 2));
-        let asked = [visits.next().await.unwrap(), visits.next().await.unwrap()];
+        let (one, two, three) = (come(&visitors, 1), come(&visitors, 2), come(&visitors, 3));
+        let asked = [visits.next().await, visits.next().await, visits.next().await].map(Option::unwrap);
         assert_ne!(asked[0].id, asked[1].id);
         for Visit { id, kind, port, address, alias } in asked {
             assert_eq!((kind, alias), (Kind::Stream, caller().alias));
             assert_eq!(address, Ipv6Addr::from(caller().party.address()));
             let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
-            visitors.answer(id, if port == 1 { Ok(socket.into()) } else { Err(Errno::ECONNREFUSED) });
+            let answer = match port {
+                1 => Ok(socket.into()),
+                2 => Err(Errno::ECONNREFUSED),
+                _ => Err(Errno(libc::EAGAIN as u8)),
+            };
+            visitors.answer(id, answer);
             visitors.answer(id, Err(Errno::EACCES));
         }
         assert!(one.await.unwrap().is_ok());
         assert_eq!(two.await.unwrap().err(), Some(Refusal::Refused));
+        assert_eq!(three.await.unwrap().err(), Some(Refusal::Busy), "the run has too many visitors");
         assert!(visitors.lock().waiting.is_empty());
     }
 

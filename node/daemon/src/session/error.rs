@@ -116,6 +116,7 @@ impl Refusal {
             io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound => Refusal::Refused,
             io::ErrorKind::TimedOut => Refusal::TimedOut,
             io::ErrorKind::PermissionDenied => Refusal::NotAllowed,
+            io::ErrorKind::WouldBlock => Refusal::Busy,
             io::ErrorKind::HostUnreachable
             | io::ErrorKind::NetworkUnreachable
             | io::ErrorKind::AddrNotAvailable => Refusal::HostUnreachable,
