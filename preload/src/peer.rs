@@ -7,7 +7,6 @@ use core::{
     ffi::{c_int, c_void},
     mem::size_of,
     ptr::null_mut,
-    slice,
 };
 
 use libc::{sockaddr, socklen_t};
@@ -133,16 +132,4 @@ fn stands(socket: c_int) -> Outcome {
         Answer::Done => Ok(0),
         refused => Err(refusal(refused)),
     }
-}
-
-/// The bytes of an address that the program gave.
-///
-/// # Safety
-/// There are so many.
-pub(crate) unsafe fn given<'a>(address: *const sockaddr, length: socklen_t) -> &'a [u8] {
-    if address.is_null() {
-        return &[];
-    }
-    // SAFETY: as said.
-    unsafe { slice::from_raw_parts(address.cast(), length as usize) }
 }

@@ -54,12 +54,11 @@ pub(super) unsafe fn with_ours<T>(row: Row, what: impl FnOnce(Row) -> T) -> T {
 /// # Safety
 /// As above.
 pub(super) unsafe fn has_ours(row: Row, ours: &Carried) -> bool {
-    // SAFETY: as said.
     let (mut variable, mut preload) = (false, false);
     // SAFETY: as said.
     for string in unsafe { strings(row) } {
         variable |= string == ours.variable;
-        preload |= value(string, ours.preload).is_some_and(|value| names_us(value, ours));
+        preload |= value_of(string, ours.preload).is_some_and(|value| names_us(value, ours));
     }
     variable && preload
 }
@@ -69,7 +68,7 @@ pub(super) unsafe fn has_ours(row: Row, ours: &Carried) -> bool {
 unsafe fn words_needed(row: Row, ours: &Carried) -> usize {
     // SAFETY: as said.
     let (count, longest) = unsafe { strings(row) }.fold((0, 0), |(count, longest), string| {
-        let preload = value(string, ours.preload).map_or(0, <[u8]>::len);
+        let preload = value_of(string, ours.preload).map_or(0, <[u8]>::len);
         (count + 1, longest.max(preload))
     });
     let text = ours.preload.count_bytes() + 1 + longest + 1;
@@ -90,7 +89,7 @@ unsafe fn write(row: Row, ours: &Carried, space: *mut usize) {
     let mut at = 0;
     // SAFETY: as said.
     for string in unsafe { strings(row) } {
-        if let Some(value) = value(string, ours.preload) {
+        if let Some(value) = value_of(string, ours.preload) {
             others = if others.is_empty() && !names_us(value, ours) { value } else { others };
         } else if value_of(string, ours.variable).is_none() {
             // SAFETY: no more than the row has.
@@ -119,10 +118,6 @@ unsafe fn write(row: Row, ours: &Carried, space: *mut usize) {
 fn value_of<'a>(string: &'a CStr, same: &CStr) -> Option<&'a [u8]> {
     let name = same.to_bytes().split_inclusive(|byte| *byte == b'=').next()?;
     string.to_bytes().strip_prefix(name)
-}
-
-fn value<'a>(string: &'a CStr, preload: &CStr) -> Option<&'a [u8]> {
-    value_of(string, preload)
 }
 
 /// Whether a list of libraries has ours.

@@ -9,14 +9,14 @@ use libc::{sockaddr, socklen_t};
 use phantom_policy::socket::{INET, INET6, UNIX};
 
 use super::{NoAnswer, name_of, services};
-use crate::peer::given;
+use crate::run::bytes;
 
 const KNOWN_FLAGS: c_int = libc::NI_NUMERICHOST
     | libc::NI_NUMERICSERV
     | libc::NI_NOFQDN
     | libc::NI_NAMEREQD
     | libc::NI_DGRAM
-    | 32 // NI_IDN
+    | 32 // NI_IDN, and two that once went with it
     | 64
     | 128;
 
@@ -26,8 +26,8 @@ redhook::hook! {
         service: *mut c_char, service_length: socklen_t, flags: c_int
     ) -> c_int => names_of_run {
         // SAFETY: an address of the program, as long as it says.
-        let bytes = unsafe { given(address, length) };
-        let named = match names(bytes, (!host.is_null()).then_some(()).is_some() && host_length > 0, flags) {
+        let address = unsafe { bytes(address.cast(), length as usize) };
+        let named = match names(address, !host.is_null() && host_length > 0, flags) {
             Ok(named) => named,
             Err(error) => return error,
         };

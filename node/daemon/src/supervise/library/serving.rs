@@ -36,8 +36,9 @@ use super::{
 };
 use crate::frames::{receive, send};
 
-/// Calls of a run at once.
-const WAITING: usize = 512;
+/// Threads that answer calls, and those of them that stay when there is nothing to do.
+const MOST: usize = 512;
+const KEPT: usize = 4;
 /// Who has connected says at once what it wants.
 const AT_ONCE: Duration = Duration::from_secs(10);
 /// Until there may be room again for what was not there.
@@ -47,27 +48,9 @@ const A_MOMENT: Duration = Duration::from_millis(20);
 pub fn serve(entrance: &Entrance, run: Run, names: Arc<Answers<impl Lookup>>) -> io::Result<()> {
     let engine = Arc::new(Engine::new(run)?);
     Engine::receive_visitors(&engine);
-    let answering = Arc::new(Answering { engine, names });
-    let waiting = Arc::new(AtomicUsize::new(0));
-    loop {
-        let (conversation, _) = match entrance.0.accept() {
-            Err(error) if is_passing(&error) => {
-                thread::sleep(A_MOMENT);
-                continue;
-            }
-            accepted => accepted?,
-        };
-        if waiting.load(Ordering::Relaxed) >= WAITING {
-            say(&conversation, &failed(Errno::EAGAIN), None);
-            continue;
-        }
-        let (answering, counted) = (answering.clone(), Counted::one_more(&waiting));
-        // Without a thread the conversation is closed, which is an answer, too.
-        let _started = thread::Builder::new().spawn(move || {
-            let _counted = counted;
-            answering.converse(conversation);
-        });
-    }
+    let listener = entrance.0.try_clone()?;
+    let (idle, all) = (AtomicUsize::new(0), AtomicUsize::new(1));
+    Arc::new(Answering { engine, names, listener, idle, all }).work(true)
 }
 
 /// One has gone, or there is no room for it now.
@@ -78,27 +61,55 @@ fn is_passing(error: &io::Error) -> bool {
     })
 }
 
-struct Counted(Arc<AtomicUsize>);
-
-impl Counted {
-    fn one_more(of: &Arc<AtomicUsize>) -> Counted {
-        of.fetch_add(1, Ordering::Relaxed);
-        Counted(of.clone())
-    }
-}
-
-impl Drop for Counted {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
 struct Answering<L> {
     engine: Arc<Engine>,
     names: Arc<Answers<L>>,
+    listener: Socket,
+    /// Threads that wait for a call, and all of them.
+    idle: AtomicUsize,
+    all: AtomicUsize,
 }
 
 impl<L: Lookup> Answering<L> {
+    /// Takes calls. Who takes one while nobody else waits for the next, starts somebody who does.
+    fn work(self: &Arc<Self>, stays: bool) -> io::Result<()> {
+        loop {
+            self.idle.fetch_add(1, Ordering::Relaxed);
+            let accepted = self.listener.accept();
+            let is_last = self.idle.fetch_sub(1, Ordering::Relaxed) == 1;
+            let conversation = match accepted {
+                Err(error) if is_passing(&error) => {
+                    thread::sleep(A_MOMENT);
+                    continue;
+                }
+                accepted => accepted?.0,
+            };
+            if is_last {
+                self.start_another();
+            }
+            self.converse(conversation);
+            if !stays && self.idle.load(Ordering::Relaxed) >= KEPT {
+                return Ok(());
+            }
+        }
+    }
+
+    /// If there is room for one: until then, calls wait.
+    fn start_another(self: &Arc<Self>) {
+        if self.all.fetch_add(1, Ordering::Relaxed) < MOST {
+            let another = self.clone();
+            let work = move || {
+                let ended = another.work(false);
+                another.all.fetch_sub(1, Ordering::Relaxed);
+                ended
+            };
+            if thread::Builder::new().name("library".to_owned()).spawn(work).is_ok() {
+                return;
+            }
+        }
+        self.all.fetch_sub(1, Ordering::Relaxed);
+    }
+
     /// One call.
     fn converse(&self, conversation: Socket) {
         let Ok(who) = getsockopt(&conversation, PeerCredentials) else { return };
