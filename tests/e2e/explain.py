@@ -43,6 +43,9 @@ def a_user_who_asks_is_told_what_a_program_did_and_nobody_else(t):
     told = json.loads(file.read_text())
     deeds = {}
     for deed in told["deeds"]:
+        # libc connects datagram sockets to every address of a name, to learn in which order to try them.
+        if deed.get("protocol") == "udp":
+            continue
         place = deed.get("name") or deed.get("address")
         outcomes = {outcome["errno"]: outcome["times"] for outcome in deed["outcomes"]}
         deeds[deed["deed"], place, deed.get("port")] = outcomes
