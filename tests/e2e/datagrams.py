@@ -57,6 +57,61 @@ def datagrams_reach_unchanged_programs_and_find_back(t):
     assert ports[0] == ports[1] != ports[2], f"a socket for each conversation: {ports}"
 
 
+# Talks to a port of UDP by each way that a socket has, and says what came back, and from where.
+BY_ITSELF = """
+import json, socket, sys
+host, port, closed = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+SHORT, LONG = b"short", bytes(range(256)) * 40
+for family in socket.AF_INET, socket.AF_INET6:
+    to = socket.getaddrinfo(host, port, family, socket.SOCK_DGRAM)[0][4]
+    anywhere = "0.0.0.0" if family == socket.AF_INET else "::"
+    for way in "connected", "sendto", "sendmsg", "bound to the same port":
+        s = socket.socket(family, socket.SOCK_DGRAM)
+        s.settimeout(3)
+        if way == "bound to the same port":
+            s.bind((anywhere, port))
+        for data in SHORT, LONG:
+            for _ in range(20):
+                if way == "connected":
+                    s.connect(to)
+                    s.send(data)
+                elif way == "sendmsg":
+                    s.sendmsg([data], [], 0, to)
+                else:
+                    s.sendto(data, to)
+                try:
+                    said, end = s.recvfrom(70000)
+                    break
+                except TimeoutError:
+                    continue
+            assert (said, end[:2]) == (data, to[:2]), (way, said[:20], end, to)
+        print(family.name, way, flush=True)
+refused = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+refused.settimeout(3)
+refused.connect(socket.getaddrinfo(host, closed, socket.AF_INET, socket.SOCK_DGRAM)[0][4])
+for _ in range(20):
+    try:
+        refused.send(SHORT)
+        refused.recv(100)
+    except TimeoutError:
+        continue
+    except ConnectionRefusedError:
+        print("refused")
+        break
+"""
+
+
+@test(bound=150)
+def a_program_under_the_seal_speaks_udp_by_any_call(t):
+    demo = Demo(t)
+    host = Node(t, "host", "127.40.0.1", join=demo.invitation)
+    echo = udp_port()
+    t.children.start("echo", "socat", "-b", 65536, f"UDP4-LISTEN:{echo},bind=127.0.0.1,fork", "PIPE")
+    name = host.host(7, "--udp", "--to", echo)
+    said = demo.ask("run", "--", "python3", "-c", BY_ITSELF, name, 7, 9, bound=READY).stdout.splitlines()
+    assert len(said) == 9 and said[-1] == "refused", said
+
+
 @test(bound=300)
 def a_name_server_is_asked_through_the_network(t):
     demo = Demo(t)

@@ -92,7 +92,7 @@ pub(super) enum Given {
 }
 
 impl Given {
-    /// `sockaddr`, `sockaddr_in` and `sockaddr_in6` of Linux.
+    /// `sockaddr`, `sockaddr_in` and `sockaddr_in6` of Linux, which may be as much shorter as the kernel takes them.
     pub(super) fn parse(bytes: &[u8]) -> Option<Given> {
         let (family, rest) = bytes.split_first_chunk::<2>()?;
         let internet = |address: IpAddr, port: &[u8; 2]| {
@@ -102,7 +102,7 @@ impl Given {
             libc::AF_UNSPEC => Some(Given::Nothing),
             socket::INET => {
                 let (port, rest) = rest.split_first_chunk::<2>()?;
-                let (address, _) = rest.split_first_chunk::<4>()?;
+                let (address, _) = rest.get(..12)?.split_first_chunk::<4>()?;
                 internet((*address).into(), port)
             }
             socket::INET6 => {

@@ -42,24 +42,29 @@ struct Calls {
 }
 
 /// Where a program has reserved room for an answer: the place, and where its length stands.
-type Reserved = Option<(u64, u64)>;
+#[derive(Clone, Copy)]
+enum Reserved {
+    Nothing,
+    Address(u64, u64),
+    Value(u64, u64),
+}
 
 impl Calls {
     fn understand(&mut self, told: &Told) -> Result<(Call, Reserved), Errno> {
         let [first, second, third, fourth, fifth, _] = told.arguments;
         if told.number == libc::SYS_socket {
             let [family, kind, protocol] = [first, second, third].map(|argument| argument as i32);
-            return Ok((Call::Socket { family, kind, protocol }, None));
+            return Ok((Call::Socket { family, kind, protocol }, Reserved::Nothing));
         }
         let socket = self.descriptor(told, first as i32)?;
         let call = match told.number {
             libc::SYS_connect => {
                 let to = Memory::of(told.thread).address(second, third).map_err(|error| errno(&error))?;
-                (Call::Connect { socket, to, thread: told.thread }, None)
+                (Call::Connect { socket, to, thread: told.thread }, Reserved::Nothing)
             }
-            libc::SYS_listen => (Call::Listen { socket, backlog: second as i32 }, None),
-            libc::SYS_getpeername => (Call::PeerName { socket }, Some((second, third))),
-            libc::SYS_getsockopt => (Call::Error { socket }, Some((fourth, fifth))),
+            libc::SYS_listen => (Call::Listen { socket, backlog: second as i32 }, Reserved::Nothing),
+            libc::SYS_getpeername => (Call::PeerName { socket }, Reserved::Address(second, third)),
+            libc::SYS_getsockopt => (Call::Error { socket }, Reserved::Value(fourth, fifth)),
             _ => return Err(Errno::ENOSYS),
         };
         Ok(call)
@@ -101,11 +106,15 @@ impl Caller for Waiting {
         let Waiting { listener, told, reserved } = *self;
         let returned = match (outcome, reserved) {
             (Ok(Answer::Done), _) => Ok(0),
-            (Ok(Answer::Bytes(bytes)), Some((to, length_at))) => {
-                let written = Memory::of(told.thread).return_address(to, length_at, &bytes);
+            (Ok(Answer::Bytes(bytes)), reserved) => {
+                let memory = Memory::of(told.thread);
+                let written = match reserved {
+                    Reserved::Address(to, length_at) => memory.return_address(to, length_at, &bytes),
+                    Reserved::Value(to, length_at) => memory.return_value(to, length_at, &bytes),
+                    Reserved::Nothing => Ok(()),
+                };
                 written.map(|()| 0).map_err(|error| errno(&error) as i32)
             }
-            (Ok(Answer::Bytes(_)), None) => Err(libc::EFAULT),
             (Ok(Answer::Socket { descriptor, close_on_exec }), _) => {
                 match listener.hand_over(&told, descriptor.as_fd(), close_on_exec) {
                     Ok(()) => return,

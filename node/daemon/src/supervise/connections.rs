@@ -175,8 +175,10 @@ impl Connections {
             }
             Err(_) => disconnect(&program),
         }
+        // Before the socket may be writable: else it would look as if it stood.
+        drop(far);
         restore(&program, low_water);
-        drop((program, far));
+        drop(program);
         for reply in replies {
             reply.answer(outcome.map(|()| Answer::Done));
         }

@@ -7,9 +7,8 @@ use std::{
     os::fd::{AsFd, AsRawFd, OwnedFd},
     sync::{
         Arc, Mutex,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
+        atomic::{AtomicBool, Ordering},
     },
-    thread,
 };
 
 use nix::{
@@ -36,12 +35,13 @@ use super::{
     flows::Flows,
     lock,
     meeting::{local_address, of_family},
+    pool::Pool,
     raw, relay, unix,
     visits::{self, Guests, Visit},
 };
 
-/// Calls of a run that wait for something at once.
-const WAITING: usize = 512;
+/// The bits of a socket's type that are no flags.
+const KIND: i32 = 0xf;
 
 /// Answers for one run.
 #[derive(Debug)]
@@ -53,7 +53,7 @@ pub(super) struct Engine {
     /// Sockets by which the run itself listens where others do, too, by the kernel's numbers. They are looked for among those
     /// that listen at the time, so one that is closed counts no more.
     own_listeners: Mutex<BTreeSet<u64>>,
-    waiting: AtomicUsize,
+    pool: Arc<Pool>,
     guests: Arc<Mutex<Guests>>,
     /// The user knows that servers are private.
     has_told: AtomicBool,
@@ -69,7 +69,7 @@ impl Engine {
             flows,
             deadlines: Arc::default(),
             own_listeners: Mutex::default(),
-            waiting: AtomicUsize::new(0),
+            pool: Arc::default(),
             guests,
             has_told: AtomicBool::new(false),
         })
@@ -121,30 +121,24 @@ impl Engine {
         }
     }
 
-    /// What may wait, waits in a thread of its own.
+    /// What may wait, waits in a thread of its own. Without one the reply is dropped, which answers it.
     fn apart(
         self: &Arc<Engine>,
         reply: Reply,
         wait: impl FnOnce(&Engine) -> Result<(), Errno> + Send + 'static,
     ) {
-        if self.waiting.fetch_add(1, Ordering::Relaxed) >= WAITING {
-            self.waiting.fetch_sub(1, Ordering::Relaxed);
-            return reply.answer(Err(Errno::EAGAIN));
-        }
         let engine = self.clone();
-        let apart = thread::Builder::new().spawn(move || {
+        self.pool.run(move || {
             let outcome = wait(&engine);
             reply.answer(outcome.map(|()| Answer::Done));
-            engine.waiting.fetch_sub(1, Ordering::Relaxed);
         });
-        // Without a thread the reply has been dropped, which answers it.
-        if apart.is_err() {
-            self.waiting.fetch_sub(1, Ordering::Relaxed);
-        }
     }
 
     fn socket(&self, family: i32, kind: i32, protocol: i32) -> Outcome {
         let (nonblocking, close_on_exec) = (kind & libc::SOCK_NONBLOCK != 0, kind & libc::SOCK_CLOEXEC != 0);
+        if kind & !(KIND | libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC) != 0 {
+            return Err(Errno::EINVAL);
+        }
         let land = &self.run.land;
         let descriptor = if family == socket::NETLINK {
             land.netlink(kind & !(libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC), protocol)?
@@ -213,6 +207,12 @@ impl Engine {
         }
         if kind == Kind::Datagram {
             return Err(Known::Told(self.connect_datagrams(program, family, to, thread)));
+        }
+        // An address of the other family is too short, or one that its kernel does not know.
+        match (family, to.is_ipv4()) {
+            (socket::INET, false) => return Err(Errno::EAFNOSUPPORT.into()),
+            (socket::INET6, true) => return Err(Errno::EINVAL.into()),
+            _ => {}
         }
         match self.connections.state(program) {
             State::UnderWay => return Err(Known::UnderWay(waits)),
@@ -389,11 +389,11 @@ impl Engine {
     }
 
     fn peer_name(&self, program: &OwnedFd) -> Outcome {
-        let real: SockaddrStorage = getpeername(program.as_raw_fd())?;
+        let real = raw::peer_name(program.as_fd())?;
         Ok(Answer::Bytes(match read_mark(program) {
             Some(_) if self.connections.state(program) == State::UnderWay => return Err(Errno::ENOTCONN),
             Some(mark) => address_bytes(kind_of(program)?.0, mark.peer),
-            None => raw::address_bytes(&real),
+            None => real,
         }))
     }
 
@@ -483,10 +483,8 @@ mod tests {
         net::{Ipv4Addr, TcpListener, TcpStream},
         os::unix::net::UnixStream,
         path::PathBuf,
-        sync::{
-            atomic::AtomicBool,
-            mpsc::{Receiver, Sender, channel},
-        },
+        sync::mpsc::{Receiver, Sender, channel},
+        thread,
         time::Duration,
     };
 

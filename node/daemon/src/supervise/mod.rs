@@ -7,7 +7,7 @@
 //! difference how a call is made, by libc, by a static binary or by inline assembly; children are under the same filter.
 //! If the supervisor is gone, such calls fail: there is no way on which the filter lets them pass.
 //!
-//! - [`engine`]: what becomes of each [`call`], whichever way we are told of it.
+//! - [`engine`]: what becomes of each [`call`], whichever way we are told of it. [`pool`]: threads for those that wait.
 //! - [`calls`]: those that the kernel tells of; [`notify`]: how it does; [`program`]: the program's memory.
 //! - [`library`]: those that the preload library tells of, where there is no seal.
 //! - [`land`]: where sockets live; mostly in an [`island`], which a [`helper`] prepares by [`netlink`].
@@ -39,6 +39,7 @@ mod meeting;
 mod names;
 mod netlink;
 mod notify;
+mod pool;
 mod program;
 mod raw;
 mod relay;

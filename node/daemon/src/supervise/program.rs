@@ -54,11 +54,23 @@ impl Memory {
     /// Fills what a program has reserved for an address, as the kernel does: what is too long is cut off, and the true length
     /// is told.
     pub(super) fn return_address(self, to: u64, length_at: u64, address: &[u8]) -> io::Result<()> {
+        self.return_cut(to, length_at, address)?;
+        self.write(length_at, &(address.len() as libc::socklen_t).to_ne_bytes())
+    }
+
+    /// The same for the value of an option, of which the length is told that has room.
+    pub(super) fn return_value(self, to: u64, length_at: u64, value: &[u8]) -> io::Result<()> {
+        let returned = self.return_cut(to, length_at, value)?;
+        self.write(length_at, &(returned as libc::socklen_t).to_ne_bytes())
+    }
+
+    fn return_cut(self, to: u64, length_at: u64, bytes: &[u8]) -> io::Result<usize> {
         let reserved = self.read(length_at, size_of::<libc::socklen_t>())?;
         let reserved = reserved.try_into().map_or(-1, i32::from_ne_bytes);
         let reserved = usize::try_from(reserved).map_err(|_| io::Error::from_raw_os_error(libc::EINVAL))?;
-        self.write(to, address.get(..reserved).unwrap_or(address))?;
-        self.write(length_at, &(address.len() as libc::socklen_t).to_ne_bytes())
+        let returned = bytes.get(..reserved).unwrap_or(bytes);
+        self.write(to, returned)?;
+        Ok(returned.len())
     }
 }
 
@@ -98,5 +110,9 @@ mod tests {
         let (to, length_at) = (place.as_mut_ptr() as u64, &raw mut length as u64);
         own().return_address(to, length_at, &[1, 2, 3, 4, 5, 6]).unwrap();
         assert_eq!(std::hint::black_box((place, length)), ([1, 2, 3, 4, 5, 9, 9, 9], 6));
+        let (mut place, mut length) = ([9_u8; 8], 2_u32);
+        let (to, length_at) = (place.as_mut_ptr() as u64, &raw mut length as u64);
+        own().return_value(to, length_at, &[1, 2, 3, 4]).unwrap();
+        assert_eq!(std::hint::black_box((place, length)), ([1, 2, 9, 9, 9, 9, 9, 9], 2), "an option");
     }
 }

@@ -3,10 +3,7 @@
 
 use std::os::fd::{AsRawFd, BorrowedFd};
 
-use nix::{
-    errno::Errno,
-    sys::socket::{SockaddrLike, SockaddrStorage},
-};
+use nix::errno::Errno;
 use phantom_policy::mark::{Instruction, LENGTH, Program};
 
 const _: () = assert!(size_of::<Instruction>() == size_of::<libc::sock_filter>());
@@ -96,8 +93,13 @@ pub(super) fn namespace(socket: BorrowedFd<'_>) -> Result<u64, Errno> {
     Errno::result(done).map(|_| number)
 }
 
-/// An address as the kernel writes it.
-pub(super) fn address_bytes(address: &SockaddrStorage) -> Vec<u8> {
-    // SAFETY: the address is that long, and made of initialised bytes.
-    unsafe { std::slice::from_raw_parts(address.as_ptr().cast::<u8>(), address.len() as usize) }.to_vec()
+/// To whom a socket is connected, as the kernel writes it.
+pub(super) fn peer_name(socket: BorrowedFd<'_>) -> Result<Vec<u8>, Errno> {
+    let mut address = vec![0; size_of::<libc::sockaddr_storage>()];
+    let mut length = address.len() as libc::socklen_t;
+    // SAFETY: the kernel writes no more than it is told that there is room for.
+    let done = unsafe { libc::getpeername(socket.as_raw_fd(), address.as_mut_ptr().cast(), &raw mut length) };
+    Errno::result(done)?;
+    address.truncate(length as usize);
+    Ok(address)
 }
