@@ -42,6 +42,14 @@ while True:
     client.close()
 """
 
+DATAGRAM = """
+import socket, sys
+s = socket.socket(socket.{family}, socket.SOCK_DGRAM)
+s.settimeout(20)
+s.sendto(b"hello", (sys.argv[1], int(sys.argv[2])))
+print(s.recvfrom(9)[0].decode())
+"""
+
 NODE = """
 const cluster = require("cluster");
 if (cluster.isPrimary) {
@@ -171,6 +179,9 @@ def servers_under_a_seal_are_reached_by_name_and_learn_who_comes(t):
     said = talk(t, demo, name, "anna", f"9009 {large}", f"9010 {large}", "again", f"9010 {large}")
     assert said == [large] * 3, said
     whence = bytes.fromhex(talk(t, demo, name, "anna", f"53 {b'whence'.hex()}")[0]).decode().strip()
+    for family, port in (("AF_INET", 9009), ("AF_INET6", 9010)):
+        said = demo.ask("run", "--", "python3", "-c", DATAGRAM.format(family=family), name, port)
+        assert said.stdout == "hello\n", (family, said)
     assert ipaddress.ip_address(whence) == visitor[9001], "its own port 53, not where its names are"
 
 
