@@ -90,7 +90,7 @@ def many_threads_connect_and_nothing_is_left(t):
 
 # Sockets that a supervisor may keep for those who will ask for some.
 STOCK = 64
-# Whether threads are sent signals all the time.
+# Whether threads are sent signals all the time: no, for the supervisor cannot always be quicker (PROTOCOL, Known limits).
 SIGNALS = 0
 VALGRIND = ("valgrind", "--quiet", "--error-exitcode=9", "--fair-sched=yes")
 

@@ -31,8 +31,22 @@ pub enum FromRun<'a> {
         /// The party, by its AP address or its alias.
         to: SocketAddr,
         /// So many bytes stand in the connection before what the program sends. They keep its socket from being writable,
-        /// so they are read when the party has accepted, and no earlier.
+        /// so they are read when the party has accepted, and no earlier. Without them somebody waits for the verdict, and the
+        /// run may still say [`FromRun::Hold`].
         padding: Option<u64>,
+    },
+    /// Whoever waits for the verdict may wait no longer: if there is none yet, the connection is to be held until
+    /// [`FromRun::Padded`].
+    Hold {
+        /// Of the connection.
+        id: u32,
+    },
+    /// By now so many bytes stand in a connection that is held.
+    Padded {
+        /// Of the connection.
+        id: u32,
+        /// As in [`FromRun::Open`].
+        padding: u64,
     },
     /// Carry these datagrams to a party: the descriptor is a UDP socket, connected to a program's own.
     Flow {
@@ -83,6 +97,11 @@ pub enum FromNode<'a> {
         /// If it is bad, the node has closed its descriptor.
         outcome: Result<(), Errno>,
     },
+    /// A connection is held: there was no verdict yet.
+    Held {
+        /// Of the connection.
+        id: u32,
+    },
     /// The addresses of a name.
     Named {
         /// Of the question.
@@ -123,11 +142,14 @@ const DATAGRAM: u8 = 3;
 const NAME: u8 = 4;
 const ADDRESS: u8 = 5;
 const VISITED: u8 = 6;
+const HOLD: u8 = 7;
+const PADDED: u8 = 8;
 const VERDICT: u8 = 16;
 const NAMED: u8 = 17;
 const ADDRESSED: u8 = 18;
 const VISIT: u8 = 19;
 const ENDED: u8 = 20;
+const HELD: u8 = 21;
 
 const NOTHING: u8 = 0;
 const V4: u8 = 4;
@@ -160,6 +182,11 @@ impl<'a> FromRun<'a> {
                     }
                     None => to.byte(NOTHING),
                 }
+            }
+            FromRun::Hold { id } => to.head(HOLD, id),
+            FromRun::Padded { id, padding } => {
+                to.head(PADDED, id)?;
+                to.bytes(&padding.to_be_bytes())
             }
             FromRun::Flow { id, circle, to: place } => {
                 to.head(FLOW, id)?;
@@ -199,6 +226,8 @@ impl<'a> FromRun<'a> {
                 };
                 FromRun::Open { id, circle, to, padding }
             }
+            HOLD => FromRun::Hold { id },
+            PADDED => FromRun::Padded { id, padding: from.long()? },
             FLOW => FromRun::Flow { id, circle: from.long()?, to: from.place()? },
             DATAGRAM => {
                 let bytes = from.rest();
@@ -243,6 +272,7 @@ impl<'a> FromNode<'a> {
                 to.bytes(&alias.octets())
             }
             FromNode::Ended { id } => to.head(ENDED, id),
+            FromNode::Held { id } => to.head(HELD, id),
         })
     }
 
@@ -275,6 +305,7 @@ impl<'a> FromNode<'a> {
                 FromNode::Visit { id, kind, port, address, alias }
             }
             ENDED => FromNode::Ended { id },
+            HELD => FromNode::Held { id },
             _ => return None,
         };
         from.is_at_end().then_some(said)
@@ -433,6 +464,8 @@ mod tests {
         ) {
             for said in [
                 FromRun::Open { id, circle, to, padding },
+                FromRun::Hold { id },
+                FromRun::Padded { id, padding: circle },
                 FromRun::Flow { id, circle, to },
                 FromRun::Datagram { id, bytes: &bytes },
                 FromRun::Name { id, name: &name },
@@ -462,6 +495,7 @@ mod tests {
                 FromNode::Addressed { id, name: None },
                 FromNode::Visit { id, kind, port, address, alias },
                 FromNode::Ended { id },
+                FromNode::Held { id },
             ] {
                 let mut buffer = [0; 256];
                 let (prefix, frame) = said.encode(&mut buffer).unwrap().split_first_chunk().unwrap();

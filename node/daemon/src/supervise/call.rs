@@ -29,6 +29,9 @@ pub(super) enum Call {
 pub(super) enum Answer {
     /// 0.
     Done,
+    /// Nothing: a signal interrupts it. What the program has said about signals decides whether it fails by that or begins
+    /// again.
+    Interrupted,
     /// A descriptor, which the program gets.
     Socket { descriptor: OwnedFd, close_on_exec: bool },
     /// 0, and bytes in the place that the program has reserved for them: what is too long is cut off, and the true length
@@ -42,6 +45,16 @@ pub(super) type Outcome = Result<Answer, Errno>;
 pub(super) trait Caller: Send {
     /// Whether it still waits. A signal makes the kernel give up on a call.
     fn waits(&self) -> bool;
+
+    /// Whether it is we who find that a signal interrupts it, and let it return for that.
+    fn is_ours_to_interrupt(&self) -> bool {
+        false
+    }
+
+    /// Whether a signal interrupts it, if that is ours to find. Asked again and again.
+    fn is_interrupted(&self) -> bool {
+        false
+    }
 
     /// If it does not wait any more, nothing happens.
     fn answer(self: Box<Self>, outcome: Outcome);
@@ -57,6 +70,14 @@ impl Reply {
 
     pub(super) fn waits(&self) -> bool {
         self.0.as_ref().is_some_and(|caller| caller.waits())
+    }
+
+    pub(super) fn is_ours_to_interrupt(&self) -> bool {
+        self.0.as_ref().is_some_and(|caller| caller.is_ours_to_interrupt())
+    }
+
+    pub(super) fn is_interrupted(&self) -> bool {
+        self.0.as_ref().is_some_and(|caller| caller.is_interrupted())
     }
 
     pub(super) fn answer(mut self, outcome: Outcome) {

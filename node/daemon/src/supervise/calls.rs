@@ -1,10 +1,13 @@
 //! Calls that the kernel tells of, as the engine knows them.
 
 use std::{
-    collections::HashMap,
     io,
     os::fd::{AsFd, OwnedFd},
-    sync::Arc,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread,
 };
 
 use nix::errno::Errno;
@@ -12,18 +15,27 @@ use nix::errno::Errno;
 use super::{
     call::{Answer, Call, Caller, Outcome, Reply},
     engine::Engine,
-    errno,
+    errno, lock,
     notify::{Listener, Process, Told},
-    program::Memory,
+    program::{Memory, Pending, pending_signals},
 };
 
-/// Processes that are remembered.
-const PROCESSES: usize = 512;
+/// Threads that answer in turn. One is told of a call while another one answers: until we have been told, a signal makes the
+/// kernel give up on a call, even on one that no signal ever interrupts elsewhere.
+const THREADS: usize = 3;
 
 /// Answers all calls until no process of the run is left. Blocks.
 pub(super) fn answer_all(listener: Listener, engine: &Arc<Engine>) -> io::Result<()> {
-    let mut calls = Calls { listener: Arc::new(listener), processes: HashMap::new() };
-    while let Some(told) = calls.listener.next()? {
+    let calls = Calls { listener: Arc::new(listener), turn: Mutex::new(()) };
+    thread::scope(|scope| {
+        let others: Vec<_> = (1..THREADS).map(|_| scope.spawn(|| answer(&calls, engine))).collect();
+        let own = answer(&calls, engine);
+        others.into_iter().fold(own, |ended, other| ended.and(other.join().unwrap_or(Ok(()))))
+    })
+}
+
+fn answer(calls: &Calls, engine: &Arc<Engine>) -> io::Result<()> {
+    while let Some(told) = calls.next()? {
         let (call, reserved) = match calls.understand(&told) {
             Ok(understood) => understood,
             Err(errno) => {
@@ -31,14 +43,19 @@ pub(super) fn answer_all(listener: Listener, engine: &Arc<Engine>) -> io::Result
                 continue;
             }
         };
-        engine.handle(call, Reply::to(Waiting { listener: calls.listener.clone(), told, reserved }));
+        let is_signalled = AtomicBool::new(false);
+        engine.handle(
+            call,
+            Reply::to(Waiting { listener: calls.listener.clone(), told, reserved, is_signalled }),
+        );
     }
     Ok(())
 }
 
 struct Calls {
     listener: Arc<Listener>,
-    processes: HashMap<i32, Process>,
+    /// Whose it is to be told of the next call.
+    turn: Mutex<()>,
 }
 
 /// Where a program has reserved room for an answer: the place, and where its length stands.
@@ -50,7 +67,12 @@ enum Reserved {
 }
 
 impl Calls {
-    fn understand(&mut self, told: &Told) -> Result<(Call, Reserved), Errno> {
+    fn next(&self) -> io::Result<Option<Told>> {
+        let _turn = lock(&self.turn);
+        self.listener.next()
+    }
+
+    fn understand(&self, told: &Told) -> Result<(Call, Reserved), Errno> {
         let [first, second, third, fourth, fifth, _] = told.arguments;
         if told.number == libc::SYS_socket {
             let [family, kind, protocol] = [first, second, third].map(|argument| argument as i32);
@@ -71,22 +93,13 @@ impl Calls {
     }
 
     /// What a call's descriptor stands for.
-    fn descriptor(&mut self, told: &Told, theirs: i32) -> Result<OwnedFd, Errno> {
-        let known = self.processes.get(&told.thread);
-        if let Some(descriptor) = known.and_then(|process| process.descriptor(theirs).ok()) {
-            return Ok(descriptor);
-        }
+    fn descriptor(&self, told: &Told, theirs: i32) -> Result<OwnedFd, Errno> {
         let process = Process::of(told.thread).map_err(|error| errno(&error))?;
         // The number of a thread that has ended may be another one's by now.
         if !self.listener.still_waits(told) {
             return Err(Errno::EINTR);
         }
-        let descriptor = process.descriptor(theirs).map_err(|error| errno(&error))?;
-        if self.processes.len() >= PROCESSES {
-            self.processes.clear();
-        }
-        self.processes.insert(told.thread, process);
-        Ok(descriptor)
+        process.descriptor(theirs).map_err(|error| errno(&error))
     }
 }
 
@@ -95,17 +108,43 @@ struct Waiting {
     listener: Arc<Listener>,
     told: Told,
     reserved: Reserved,
+    /// A signal was seen that would interrupt it.
+    is_signalled: AtomicBool,
 }
+
+/// `ERESTARTSYS`: the kernel makes `EINTR` of it, or begins the call again.
+const RESTART: i32 = 512;
 
 impl Caller for Waiting {
     fn waits(&self) -> bool {
         self.listener.still_waits(&self.told)
     }
 
+    fn is_ours_to_interrupt(&self) -> bool {
+        self.listener.is_killable()
+    }
+
+    /// A signal for the whole process may be another thread's, which takes it at once: so it counts when it is still there the
+    /// next time.
+    fn is_interrupted(&self) -> bool {
+        if !self.listener.is_killable() {
+            return false;
+        }
+        match pending_signals(self.told.thread) {
+            Some(Pending::OfThread) => true,
+            Some(Pending::OfProcess) => self.is_signalled.swap(true, Ordering::Relaxed),
+            None => {
+                self.is_signalled.store(false, Ordering::Relaxed);
+                false
+            }
+        }
+    }
+
     fn answer(self: Box<Self>, outcome: Outcome) {
-        let Waiting { listener, told, reserved } = *self;
+        let Waiting { listener, told, reserved, .. } = *self;
         let returned = match (outcome, reserved) {
             (Ok(Answer::Done), _) => Ok(0),
+            (Ok(Answer::Interrupted), _) => Err(RESTART),
             (Ok(Answer::Bytes(bytes)), reserved) => {
                 let memory = Memory::of(told.thread);
                 let written = match reserved {

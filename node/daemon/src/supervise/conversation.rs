@@ -41,6 +41,8 @@ const VISITS: usize = 256;
 pub type Again = Box<dyn Fn() -> io::Result<UnixStream> + Send + Sync>;
 /// What is done at a verdict, or at the end of a flow, for which an error is one that never stood.
 pub(super) type AtVerdict = Box<dyn FnOnce(Result<(), Errno>) + Send>;
+/// What is done when a connection is held: padding is put into it.
+pub(super) type AtHeld = Box<dyn FnOnce() + Send>;
 /// An AP address, and what stands for it in IPv4.
 pub type Addresses = (Ipv6Addr, Option<Ipv4Addr>);
 
@@ -67,7 +69,7 @@ pub(super) enum Ask<'a> {
 
 /// Who waits for an answer.
 enum Waiter {
-    Verdict(AtVerdict),
+    Verdict(AtVerdict, Option<AtHeld>),
     End(AtVerdict),
     Named(SyncSender<Option<Addresses>>),
     Addressed(SyncSender<Option<String>>),
@@ -108,12 +110,14 @@ impl Conversation {
         &self,
         circle: u64,
         to: SocketAddr,
-        padding: u64,
+        padding: Option<u64>,
         far: BorrowedFd<'_>,
         at_verdict: AtVerdict,
-    ) -> Result<(), Errno> {
-        let ask = Ask::Open { circle, to, padding: Some(padding) };
-        self.ask(ask, Some(far), Waiter::Verdict(at_verdict)).map(drop)
+        at_held: AtHeld,
+    ) -> Result<OpenLink, Errno> {
+        let ask = Ask::Open { circle, to, padding };
+        let (link, id) = self.ask(ask, Some(far), Waiter::Verdict(at_verdict, Some(at_held)))?;
+        Ok(OpenLink { link, id })
     }
 
     /// Hands a flow over, to be carried to a party. If this returns an error, nothing comes of it.
@@ -175,6 +179,32 @@ impl Conversation {
 impl fmt::Debug for Conversation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Conversation")
+    }
+}
+
+/// A connection that the node has.
+#[derive(Clone, Debug)]
+pub(super) struct OpenLink {
+    link: Arc<Link>,
+    id: u32,
+}
+
+impl OpenLink {
+    /// Asks for it to be held, unless there is a verdict.
+    pub(super) fn hold(&self) {
+        self.say(FromRun::Hold { id: self.id });
+    }
+
+    /// Says what stands in it, now that it is held.
+    pub(super) fn padded(&self, padding: u64) {
+        self.say(FromRun::Padded { id: self.id, padding });
+    }
+
+    fn say(&self, frame: FromRun<'_>) {
+        // A part of a frame may have been written.
+        if self.link.say(frame, None).is_err() {
+            self.link.end();
+        }
     }
 }
 
@@ -308,10 +338,20 @@ impl Link {
             FromNode::Verdict { id, outcome } => {
                 let outcome = outcome.map_err(|Told(errno)| Errno::from_raw(errno.into()));
                 match waiter(id) {
-                    Some(Waiter::Verdict(at_verdict)) => at_verdict(outcome),
+                    Some(Waiter::Verdict(at_verdict, _)) => at_verdict(outcome),
                     Some(Waiter::End(at_end)) if outcome.is_err() => at_end(outcome),
                     Some(waiter) => self.keep(id, waiter),
                     None => {}
+                }
+            }
+            FromNode::Held { id } => {
+                let at_held =
+                    match lock(&self.waiting).as_mut().and_then(|waiting| waiting.by_id.get_mut(&id)) {
+                        Some(Waiter::Verdict(_, at_held)) => at_held.take(),
+                        _ => None,
+                    };
+                if let Some(at_held) = at_held {
+                    at_held();
                 }
             }
             FromNode::Named { id, found } => {
@@ -379,7 +419,7 @@ impl Link {
         let waiting = lock(&self.waiting).take();
         self.ended.notify_all();
         for waiter in waiting.map(|waiting| waiting.by_id).unwrap_or_default().into_values() {
-            if let Waiter::Verdict(tell) | Waiter::End(tell) = waiter {
+            if let Waiter::Verdict(tell, _) | Waiter::End(tell) = waiter {
                 tell(Err(Errno::ENETUNREACH));
             }
         }
@@ -438,7 +478,7 @@ mod tests {
         let (far, _) = UnixStream::pair().unwrap();
         let at_verdict = Box::new(move |outcome| told.send(outcome).unwrap());
         let to = "[fc00::1]:80".parse().unwrap();
-        (run.open(0, to, 7, far.as_fd(), at_verdict), verdict)
+        (run.open(0, to, Some(7), far.as_fd(), at_verdict, Box::new(|| ())).map(drop), verdict)
     }
 
     #[test]

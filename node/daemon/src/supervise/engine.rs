@@ -28,7 +28,7 @@ use super::{
     Deed, Run,
     call::{Answer, Call, Given, Outcome, Reply, address_bytes},
     capture::Ends,
-    connections::{Connections, State, cookie, disconnect},
+    connections::{Connections, Leave, State, cookie, disconnect},
     conversation::Conversation,
     deadlines::Deadlines,
     errno,
@@ -183,7 +183,10 @@ impl Engine {
             Err(Known::UnderWay(true)) => {
                 // It was interrupted, or another thread waits for it, too.
                 match self.connections.wait(&program, reply) {
-                    Ok(()) => self.limit(&program),
+                    Ok(()) => {
+                        self.connections.watch();
+                        self.limit(&program);
+                    }
                     Err(reply) => self.connect(program, Given::Internet(to), thread, reply),
                 }
             }
@@ -257,7 +260,7 @@ impl Engine {
         let patience = socket2::SockRef::from(program).write_timeout().ok().flatten();
         if let (Some(patience), Ok(cookie)) = (patience, cookie(program)) {
             let connections = self.connections.clone();
-            self.deadlines.after(patience, move || connections.stop_waiting(cookie));
+            self.deadlines.after(patience, move || connections.leave(cookie, Leave::TimedOut, |_| true));
         }
     }
 
@@ -287,8 +290,16 @@ impl Engine {
             account.note(Deed::Connects(Kind::Stream, to), outcome);
             connections.end(cookie, outcome);
         });
-        let opened = self.run.conversation.open(circle, to, padding, of_node.as_fd(), at_verdict);
-        opened.map_err(|errno| (errno, self.connections.give_up(cookie)))
+        let holding = self.connections.clone();
+        let at_held = Box::new(move || holding.held(cookie));
+        match self.run.conversation.open(circle, to, padding, of_node.as_fd(), at_verdict, at_held) {
+            Ok(link) => self.connections.handed_over(cookie, link),
+            Err(errno) => return Err((errno, self.connections.give_up(cookie))),
+        }
+        if padding.is_none() {
+            self.connections.watch();
+        }
+        Ok(())
     }
 
     /// Datagrams lead to where they are sent, in the island. A party's have to be there for it.
@@ -505,7 +516,9 @@ mod tests {
     /// A run of which the test is the node: what it is asked to open.
     struct World {
         engine: Arc<Engine>,
-        opened: Receiver<(u32, TcpStream, u64)>,
+        opened: Receiver<(u32, TcpStream, Option<u64>)>,
+        /// What it is to hold, and what stands in it then.
+        held: Receiver<(u32, Option<u64>)>,
         node: UnixStream,
         _runtime: tokio::runtime::Runtime,
     }
@@ -525,30 +538,33 @@ mod tests {
             circles: Arc::default(),
             account: Arc::default(),
         });
-        let (tell, opened) = channel();
+        let ((tell, opened), (tell_held, held)) = (channel(), channel());
         let hears = node.try_clone().unwrap();
         thread::spawn(move || {
             let mut incoming = Incoming::new();
             while incoming.fill(&hears).unwrap_or(false) {
                 while let Some((frame, descriptors)) = incoming.next().unwrap() {
-                    let Some(FromRun::Open { id, padding: Some(padding), .. }) = FromRun::decode(frame)
-                    else {
-                        panic!()
-                    };
-                    let far = TcpStream::from(descriptors.pop_front().unwrap());
-                    far.set_nonblocking(false).unwrap();
-                    let _test_has_ended = tell.send((id, far, padding));
+                    match FromRun::decode(frame).unwrap() {
+                        FromRun::Open { id, padding, .. } => {
+                            let far = TcpStream::from(descriptors.pop_front().unwrap());
+                            far.set_nonblocking(false).unwrap();
+                            let _test_has_ended = tell.send((id, far, padding));
+                        }
+                        FromRun::Hold { id } => _ = tell_held.send((id, None)),
+                        FromRun::Padded { id, padding } => _ = tell_held.send((id, Some(padding))),
+                        other => panic!("{other:?}"),
+                    }
                 }
             }
         });
-        World { engine: Arc::new(engine.unwrap()), opened, node, _runtime: runtime }
+        World { engine: Arc::new(engine.unwrap()), opened, held, node, _runtime: runtime }
     }
 
     impl World {
         /// The party accepts the next connection. Returns the node's end of it.
         fn accept(&self) -> TcpStream {
             let (id, mut far, padding) = self.opened.recv_timeout(Duration::from_secs(5)).unwrap();
-            io::copy(&mut (&mut far).take(padding), &mut io::sink()).unwrap();
+            drain(&mut far, padding.unwrap_or(0));
             self.say(FromNode::Verdict { id, outcome: Ok(()) });
             far
         }
@@ -608,6 +624,31 @@ mod tests {
 
     impl Caller for Waiting {
         fn waits(&self) -> bool {
+            self.1.load(Ordering::Relaxed)
+        }
+
+        fn answer(self: Box<Self>, outcome: Outcome) {
+            let _nobody_asks = self.0.send(outcome);
+        }
+    }
+
+    fn drain(far: &mut TcpStream, padding: u64) {
+        io::copy(&mut far.take(padding), &mut io::sink()).unwrap();
+    }
+
+    /// Waits until a signal comes.
+    struct Signalled(Sender<Outcome>, Arc<AtomicBool>);
+
+    impl Caller for Signalled {
+        fn waits(&self) -> bool {
+            true
+        }
+
+        fn is_ours_to_interrupt(&self) -> bool {
+            true
+        }
+
+        fn is_interrupted(&self) -> bool {
             self.1.load(Ordering::Relaxed)
         }
 
@@ -711,6 +752,41 @@ mod tests {
         let _far = world.accept();
         assert!(is_writable(&socket, SOON.into()));
         assert_eq!(world.connect(&socket, PARTY).errno(), None);
+    }
+
+    #[test]
+    fn whom_a_signal_interrupts_leaves_a_socket_that_tells_the_truth_or_is_told_the_verdict() {
+        let world = world(false);
+        for comes_first in [true, false] {
+            let socket = world.socket(libc::SOCK_STREAM);
+            let (told, outcome) = channel();
+            let signal = Arc::new(AtomicBool::new(false));
+            let ours = socket.try_clone().unwrap();
+            let call = Call::Connect { socket: ours, to: Given::Internet(PARTY.parse().unwrap()), thread: 0 };
+            world.engine.handle(call, Reply::to(Signalled(told, signal.clone())));
+            let (id, mut far, padding) = world.opened.recv_timeout(Duration::from_secs(5)).unwrap();
+            assert_eq!(padding, None);
+            assert_eq!(world.peer(&socket), Err(Errno::ENOTCONN));
+            signal.store(true, Ordering::Relaxed);
+            assert_eq!(world.held.recv_timeout(Duration::from_secs(5)).unwrap(), (id, None));
+            if comes_first {
+                world.say(FromNode::Held { id });
+                let (_, padding) = world.held.recv_timeout(Duration::from_secs(5)).unwrap();
+                assert!(matches!(outcome.recv().unwrap(), Ok(Answer::Interrupted)));
+                assert!(!is_writable(&socket, PollTimeout::ZERO));
+                drain(&mut far, padding.unwrap());
+            }
+            world.say(FromNode::Verdict { id, outcome: Ok(()) });
+            if !comes_first {
+                assert!(matches!(outcome.recv().unwrap(), Ok(Answer::Done)));
+            }
+            assert!(is_writable(&socket, SOON.into()));
+            assert_eq!(world.error(&socket), 0);
+            nix::unistd::write(&socket, b"said").unwrap();
+            let mut heard = [0; 4];
+            far.read_exact(&mut heard).unwrap();
+            assert_eq!(&heard, b"said", "no padding");
+        }
     }
 
     #[test]

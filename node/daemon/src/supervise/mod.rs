@@ -122,6 +122,11 @@ impl From<io::Error> for NotStarted {
     }
 }
 
+/// What a child says of its seal: there is none, or how calls wait under it.
+const NO_SEAL: u8 = 1;
+const INTERRUPTIBLE: u8 = 2;
+const KILLABLE: u8 = 3;
+
 /// Starts a program under the seal. It does nothing until it is supervised.
 #[allow(unsafe_code)]
 pub fn start(mut command: Command, land: &Land) -> Result<Sealed, NotStarted> {
@@ -129,12 +134,13 @@ pub fn start(mut command: Command, land: &Land) -> Result<Sealed, NotStarted> {
     let filter = filter::program(land.is_island());
     let wall = Wall::new().map_err(io::Error::other)?;
     let seal = move || {
-        let listener = notify::seal(&filter).inspect_err(|_| {
-            let _then_nobody_knows = send(&theirs, &[1], &[]);
+        let sealed = notify::seal(&filter).inspect_err(|_| {
+            let _then_nobody_knows = send(&theirs, &[NO_SEAL], &[]);
         })?;
         wall.enclose()?;
         close_all_but_standard()?;
-        send(&theirs, &[0], &[listener.as_fd()]).map(drop)
+        let said = if sealed.is_killable { KILLABLE } else { INTERRUPTIBLE };
+        send(&theirs, &[said], &[sealed.listener.as_fd()]).map(drop)
     };
     // SAFETY: between fork and exec the closure makes system calls on what it owns already; what it allocates is small, and of
     // this thread alone.
@@ -145,13 +151,14 @@ pub fn start(mut command: Command, land: &Land) -> Result<Sealed, NotStarted> {
     let (mut received, mut said) = (VecDeque::new(), [0]);
     let heard = receive(&ours, &mut said, &mut received);
     match spawned {
-        Err(error) if matches!(heard, Ok(1)) && said == [1] => Err(NotStarted::NoSeal(error)),
+        Err(error) if matches!(heard, Ok(1)) && said == [NO_SEAL] => Err(NotStarted::NoSeal(error)),
         Err(error) => Err(error.into()),
         Ok(child) => {
             heard?;
             let listener: OwnedFd =
                 received.pop_front().ok_or_else(|| io::Error::from(io::ErrorKind::UnexpectedEof))?;
-            Ok(Sealed { child, listener: listener.into() })
+            let sealed = notify::Sealed { listener, is_killable: said == [KILLABLE] };
+            Ok(Sealed { child, listener: Listener::new(sealed) })
         }
     }
 }

@@ -10,7 +10,11 @@ use libc::{c_int, c_ulong, seccomp_notif, seccomp_notif_addfd, seccomp_notif_res
 
 /// Told of the calls of all processes of a run.
 #[derive(Debug)]
-pub(super) struct Listener(OwnedFd);
+pub(super) struct Listener {
+    told: OwnedFd,
+    /// See [`Sealed`].
+    is_killable: bool,
+}
 
 /// One call that waits for its fate.
 #[derive(Clone, Copy, Debug)]
@@ -26,10 +30,23 @@ pub(super) struct Told {
 }
 
 impl Listener {
+    /// By what [`seal`] has returned.
+    pub(super) fn new(sealed: Sealed) -> Listener {
+        let Sealed { listener: told, is_killable } = sealed;
+        // SAFETY: numbers only.
+        let _only_slower_without = unsafe { libc::ioctl(told.as_raw_fd(), SET_FLAGS, SYNC_WAKE_UP) };
+        Listener { told, is_killable }
+    }
+
+    /// Whether nothing but its end takes a thread away from a call that we know of.
+    pub(super) fn is_killable(&self) -> bool {
+        self.is_killable
+    }
+
     /// The next call. Nothing when no process of the run is left.
     pub(super) fn next(&self) -> io::Result<Option<Told>> {
         loop {
-            let mut poll = libc::pollfd { fd: self.0.as_raw_fd(), events: libc::POLLIN, revents: 0 };
+            let mut poll = libc::pollfd { fd: self.told.as_raw_fd(), events: libc::POLLIN, revents: 0 };
             // SAFETY: one initialised element, as said.
             check(unsafe { libc::poll(&raw mut poll, 1, -1) }.into()).or_else(interrupted)?;
             if poll.revents & libc::POLLIN == 0 && poll.revents & libc::POLLHUP != 0 {
@@ -39,7 +56,7 @@ impl Listener {
             let mut told: seccomp_notif = unsafe { std::mem::zeroed() };
             // SAFETY: the kernel writes one structure of this kind.
             let done =
-                unsafe { libc::ioctl(self.0.as_raw_fd(), libc::SECCOMP_IOCTL_NOTIF_RECV, &raw mut told) };
+                unsafe { libc::ioctl(self.told.as_raw_fd(), libc::SECCOMP_IOCTL_NOTIF_RECV, &raw mut told) };
             match check(done.into()) {
                 Ok(_) => {
                     let seccomp_notif { id, pid, data, .. } = told;
@@ -57,7 +74,7 @@ impl Listener {
     pub(super) fn still_waits(&self, call: &Told) -> bool {
         // SAFETY: the kernel reads one number.
         let done = unsafe {
-            libc::ioctl(self.0.as_raw_fd(), libc::SECCOMP_IOCTL_NOTIF_ID_VALID, &raw const call.id)
+            libc::ioctl(self.told.as_raw_fd(), libc::SECCOMP_IOCTL_NOTIF_ID_VALID, &raw const call.id)
         };
         done == 0
     }
@@ -70,7 +87,7 @@ impl Listener {
         };
         let mut answer = seccomp_notif_resp { id: call.id, val, error, flags: 0 };
         // SAFETY: the kernel reads one structure of this kind.
-        unsafe { libc::ioctl(self.0.as_raw_fd(), libc::SECCOMP_IOCTL_NOTIF_SEND, &raw mut answer) };
+        unsafe { libc::ioctl(self.told.as_raw_fd(), libc::SECCOMP_IOCTL_NOTIF_SEND, &raw mut answer) };
     }
 
     /// Gives the program a descriptor of ours, which is what the call returns: both or neither.
@@ -84,7 +101,8 @@ impl Listener {
             newfd_flags,
         };
         // SAFETY: the kernel reads one structure of this kind; `ours` is open.
-        let done = unsafe { libc::ioctl(self.0.as_raw_fd(), libc::SECCOMP_IOCTL_NOTIF_ADDFD, &raw mut adds) };
+        let done =
+            unsafe { libc::ioctl(self.told.as_raw_fd(), libc::SECCOMP_IOCTL_NOTIF_ADDFD, &raw mut adds) };
         check(done.into()).map(drop)
     }
 }
@@ -93,39 +111,46 @@ impl Listener {
 const SET_FLAGS: libc::Ioctl = 0x4008_2104;
 const SYNC_WAKE_UP: u64 = 1;
 
-impl From<OwnedFd> for Listener {
-    fn from(listener: OwnedFd) -> Listener {
-        // SAFETY: numbers only.
-        let _only_slower_without = unsafe { libc::ioctl(listener.as_raw_fd(), SET_FLAGS, SYNC_WAKE_UP) };
-        Listener(listener)
-    }
-}
-
 impl AsFd for Listener {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
+        self.told.as_fd()
     }
 }
 
 /// Puts this thread, and whatever comes of it, under the filter for good. Makes system calls only, so a child may do it
 /// between fork and exec.
-pub(super) fn seal(program: &[sock_filter]) -> io::Result<OwnedFd> {
+pub(super) fn seal(program: &[sock_filter]) -> io::Result<Sealed> {
     let length = program.len().try_into().map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
     let program = sock_fprog { len: length, filter: program.as_ptr().cast_mut() };
     // SAFETY: numbers only.
     check(unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) }.into())?;
     // SAFETY: the kernel reads the program, which lives until it has returned.
-    let listener = check(unsafe {
-        libc::syscall(
-            libc::SYS_seccomp,
-            libc::c_ulong::from(libc::SECCOMP_SET_MODE_FILTER),
-            libc::SECCOMP_FILTER_FLAG_NEW_LISTENER as c_ulong,
-            &raw const program,
-        )
-    })?;
+    let install = |flags: c_ulong| {
+        let set = libc::c_ulong::from(libc::SECCOMP_SET_MODE_FILTER);
+        check(unsafe { libc::syscall(libc::SYS_seccomp, set, flags, &raw const program) })
+    };
+    let listens = libc::SECCOMP_FILTER_FLAG_NEW_LISTENER as c_ulong;
+    let (listener, is_killable) = match install(listens | WAIT_KILLABLE) {
+        Ok(listener) => (listener, true),
+        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => (install(listens)?, false),
+        Err(error) => return Err(error),
+    };
     // SAFETY: the kernel has just made it for us.
-    Ok(unsafe { OwnedFd::from_raw_fd(listener as RawFd) })
+    let listener = unsafe { OwnedFd::from_raw_fd(listener as RawFd) };
+    Ok(Sealed { listener, is_killable })
 }
+
+/// A filter that is in force.
+#[derive(Debug)]
+pub(super) struct Sealed {
+    /// It tells here of calls.
+    pub(super) listener: OwnedFd,
+    /// A signal does not interrupt a call that was told of (Linux 5.19), so none is cut in two: it is for us to let it return.
+    pub(super) is_killable: bool,
+}
+
+/// `SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV`.
+const WAIT_KILLABLE: c_ulong = 1 << 5;
 
 fn check(result: i64) -> io::Result<i64> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
@@ -146,12 +171,12 @@ impl Process {
     /// The process of this thread.
     pub(super) fn of(thread: i32) -> io::Result<Process> {
         // SAFETY: numbers only.
-        let opened = check(unsafe { libc::syscall(libc::SYS_pidfd_open, thread, PIDFD_THREAD) });
-        // A kernel before 6.9 knows only first threads.
-        let opened = opened.or_else(|_| {
-            // SAFETY: numbers only.
-            check(unsafe { libc::syscall(libc::SYS_pidfd_open, first_thread(thread), 0) })
-        })?;
+        let open =
+            |thread: i32, flags: c_int| check(unsafe { libc::syscall(libc::SYS_pidfd_open, thread, flags) });
+        // Without the flag a thread has to be the first one of its process. A kernel before 6.9 does not know the flag.
+        let opened = open(thread, 0)
+            .or_else(|_| open(thread, PIDFD_THREAD))
+            .or_else(|_| open(first_thread(thread), 0))?;
         // SAFETY: the kernel has just made it for us.
         Ok(Process(unsafe { OwnedFd::from_raw_fd(opened as RawFd) }))
     }

@@ -78,6 +78,33 @@ fn usize_of(address: u64) -> io::Result<usize> {
     usize::try_from(address).map_err(|_| io::Error::from_raw_os_error(libc::EFAULT))
 }
 
+/// Signals that have not been taken and are not held back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Pending {
+    /// For this thread.
+    OfThread,
+    /// For any thread of its process.
+    OfProcess,
+}
+
+/// What interrupts a thread, if anything does.
+pub(super) fn pending_signals(thread: i32) -> Option<Pending> {
+    parse_pending(&std::fs::read_to_string(format!("/proc/{thread}/status")).ok()?)
+}
+
+fn parse_pending(status: &str) -> Option<Pending> {
+    let set = |name: &str| {
+        let line = status.lines().find_map(|line| line.strip_prefix(name));
+        line.and_then(|set| u64::from_str_radix(set.trim(), 16).ok()).unwrap_or(0)
+    };
+    let taken = !set("SigBlk:");
+    if set("SigPnd:") & taken != 0 {
+        Some(Pending::OfThread)
+    } else {
+        (set("ShdPnd:") & taken != 0).then_some(Pending::OfProcess)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -114,5 +141,19 @@ mod tests {
         let (to, length_at) = (place.as_mut_ptr() as u64, &raw mut length as u64);
         own().return_value(to, length_at, &[1, 2, 3, 4]).unwrap();
         assert_eq!(std::hint::black_box((place, length)), ([1, 2, 9, 9, 9, 9, 9, 9], 2), "an option");
+    }
+
+    #[test]
+    fn a_signal_interrupts_whom_it_is_for_unless_it_is_held_back() {
+        for (thread, process, blocked, expected) in [
+            ("0000000000000000", "0000000000000000", "0000000000000000", None),
+            ("0000000000000200", "0000000000000000", "0000000000000000", Some(Pending::OfThread)),
+            ("0000000000000000", "0000000000002000", "0000000000000200", Some(Pending::OfProcess)),
+            ("0000000000000200", "0000000000000000", "0000000000000200", None),
+        ] {
+            let status = format!("Name:\tx\nSigPnd:\t{thread}\nShdPnd:\t{process}\nSigBlk:\t{blocked}\n");
+            assert_eq!(parse_pending(&status), expected, "{status}");
+        }
+        assert_eq!(pending_signals(std::process::id() as i32), None);
     }
 }

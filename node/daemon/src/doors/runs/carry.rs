@@ -19,7 +19,7 @@ use tokio::{
     time::{MissedTickBehavior, interval_at},
 };
 
-use super::{Run, conversation::Voice};
+use super::{Run, conversation::Voice, padding::Padding};
 use crate::doors::{
     CommandHandle, Flow,
     held::Held,
@@ -40,10 +40,16 @@ impl<N: CommandHandle> Run<N> {
         id: u32,
         circle: u64,
         to: SocketAddr,
-        padding: u64,
+        given: &Padding,
         voice: &Voice,
     ) {
-        match self.dial(circle, to).await {
+        let dialled = self.dial(circle, to).await;
+        // Until now the run could have it held; if it has, it says what stands in it.
+        let Some(padding) = given.decide().await else {
+            drop(program);
+            return voice.verdict(id, Err(Errno::ETIMEDOUT)).await;
+        };
+        match dialled {
             Ok(far) => {
                 // First the program's socket becomes writable; whoever waits for its connection hears of it then.
                 let is_drained = drain(&mut program, padding).await.is_ok();

@@ -1,7 +1,7 @@
 //! The node's side of the conversation with a run.
 
 use std::{
-    collections::VecDeque,
+    collections::{HashMap, VecDeque},
     future::pending,
     io::{self, ErrorKind},
     os::fd::OwnedFd,
@@ -21,7 +21,7 @@ use tokio::{
     task::{AbortHandle, JoinSet},
 };
 
-use super::Run;
+use super::{Run, padding::Padding};
 use crate::{
     doors::{
         CommandHandle,
@@ -66,8 +66,14 @@ pub(super) async fn converse<N: CommandHandle>(
     let (voice, said) = mpsc::channel(QUEUE);
     let voice = Voice(voice);
     let visitors = visits.as_ref().map(Visits::visitors);
-    let mut asked =
-        Asked { run, voice: voice.clone(), visitors, carried: JoinSet::new(), flows: VecDeque::new() };
+    let mut asked = Asked {
+        run,
+        voice: voice.clone(),
+        visitors,
+        carried: JoinSet::new(),
+        holds: HashMap::new(),
+        flows: VecDeque::new(),
+    };
     tokio::select! {
         ended = read(&stream, &mut asked) => ended,
         failed = write(&stream, said) => failed,
@@ -122,6 +128,8 @@ struct Asked<'a, N> {
     /// Who wants to come in, if anybody can.
     visitors: Option<Arc<Visitors>>,
     carried: JoinSet<()>,
+    /// Connections that have no padding, until there is a verdict.
+    holds: HashMap<u32, Arc<Padding>>,
     /// The oldest first.
     flows: VecDeque<Carried>,
 }
@@ -147,10 +155,25 @@ impl<N: CommandHandle> Asked<'_, N> {
                 let stream = stream(descriptor)?;
                 let Some(place) = self.place(id).await else { return Ok(()) };
                 let (run, voice) = (self.run.clone(), self.voice.clone());
+                let hold = Arc::new(Padding::new(padding));
+                self.holds.retain(|_, hold| !hold.is_decided());
+                if padding.is_none() {
+                    self.holds.insert(id, hold.clone());
+                }
                 self.carried.spawn(async move {
                     let _place = place;
-                    run.carry(stream, id, circle, to, padding.unwrap_or(0), &voice).await;
+                    run.carry(stream, id, circle, to, &hold, &voice).await;
                 });
+            }
+            (FromRun::Hold { id }, _) => {
+                if self.holds.get(&id).is_some_and(|hold| hold.hold()) {
+                    self.voice.say(FromNode::Held { id }).await;
+                }
+            }
+            (FromRun::Padded { id, padding }, _) => {
+                if let Some(hold) = self.holds.remove(&id) {
+                    hold.padded(padding);
+                }
             }
             (FromRun::Flow { id, circle, to }, Some(descriptor)) => {
                 let socket = datagrams(descriptor)?;

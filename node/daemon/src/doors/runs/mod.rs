@@ -6,6 +6,7 @@
 
 mod carry;
 mod conversation;
+mod padding;
 
 use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr},

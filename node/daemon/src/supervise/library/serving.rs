@@ -191,6 +191,7 @@ impl Caller for Waiting {
                 Ok(number) => say(&self.0, &Said::Number(i32::from_ne_bytes(number)), None),
                 Err(_) => say(&self.0, &Said::Done, None),
             },
+            Ok(Answer::Interrupted) => say(&self.0, &failed(Errno::EINTR), None),
             Err(errno) => say(&self.0, &failed(errno), None),
         }
     }
