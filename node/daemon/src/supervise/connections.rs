@@ -13,7 +13,7 @@ use std::{
     os::fd::{AsFd, AsRawFd, OwnedFd},
     sync::{Arc, Mutex},
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use nix::{
@@ -34,8 +34,12 @@ const MOST: usize = 4_096;
 static PADDING: [u8; 1 << 16] = [0; 1 << 16];
 /// So much more than the other side has room for: it may find a little more room as it looks at what has come.
 const SPARE: u32 = 1 << 17;
-/// How often threads that wait are asked whether a signal interrupts them.
+/// How often threads that wait are asked whether a signal interrupts them, if that takes no more than a part of the time:
+/// there may be thousands.
 const LOOK: Duration = Duration::from_millis(10);
+const PART: u32 = 20;
+/// A node that is asked to hold a connection, and says nothing for so long, is as good as gone.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// By the kernel's number of a socket, which no other one ever has.
 #[derive(Debug, Default)]
@@ -72,8 +76,8 @@ struct UnderWay {
     replies: Vec<Reply>,
     /// Those that leave before, as soon as there is padding.
     leaving: Vec<(Reply, Leave)>,
-    /// The node was asked to hold it.
-    is_held: bool,
+    /// When the node was asked to hold it.
+    asked: Option<Instant>,
     /// The program has seen it before we have.
     is_heard: bool,
 }
@@ -125,12 +129,13 @@ impl Connections {
             Err(errno) => return Err((errno, replies)),
         };
         let mut known = lock(&self.0);
+        let padded = filled.map(|(_, low_water)| low_water);
         if known.under_way.len() >= MOST {
+            restore(&program, padded);
             return Err((Errno::EAGAIN, replies));
         }
-        let padded = filled.map(|(_, low_water)| low_water);
-        let (link, leaving, is_held, is_heard) = (None, Vec::new(), false, false);
-        let under_way = UnderWay { program, far, padded, link, replies, leaving, is_held, is_heard };
+        let (link, leaving, asked, is_heard) = (None, Vec::new(), None, false);
+        let under_way = UnderWay { program, far, padded, link, replies, leaving, asked, is_heard };
         known.under_way.insert(cookie, under_way);
         Ok(filled.map(|(padding, _)| padding))
     }
@@ -145,7 +150,7 @@ impl Connections {
         to_hold.into_iter().for_each(|link| link.hold());
     }
 
-    /// Looks for signals as long as somebody waits whom they are to interrupt.
+    /// Looks for signals as long as somebody waits whom they are to interrupt, and for nodes that say nothing.
     pub(super) fn watch(self: &Arc<Connections>) {
         let mut known = lock(&self.0);
         if known.is_watched {
@@ -153,30 +158,34 @@ impl Connections {
         }
         let watching = self.clone();
         let started = thread::Builder::new().name("signals".to_owned()).spawn(move || {
+            let mut pause = LOOK;
             loop {
-                thread::sleep(LOOK);
-                let waiting = {
-                    let mut known = lock(&watching.0);
-                    let waits =
-                        |under_way: &UnderWay| under_way.replies.iter().any(Reply::is_ours_to_interrupt);
-                    let waiting: Vec<_> = known
-                        .under_way
-                        .iter()
-                        .filter(|(_, it)| waits(it))
-                        .map(|(cookie, _)| *cookie)
-                        .collect();
-                    known.is_watched = !waiting.is_empty();
-                    waiting
-                };
+                thread::sleep(pause);
+                let begun = Instant::now();
+                let waiting = watching.whom_to_watch();
                 if waiting.is_empty() {
                     return;
                 }
-                for cookie in waiting {
-                    watching.leave(cookie, Leave::Interrupted, Reply::is_interrupted);
+                for (cookie, is_given_up) in waiting {
+                    if is_given_up {
+                        watching.end(cookie, Err(Errno::ENETUNREACH));
+                    } else {
+                        watching.leave(cookie, Leave::Interrupted, Reply::is_interrupted);
+                    }
                 }
+                pause = LOOK.max(begun.elapsed() * PART);
             }
         });
         known.is_watched = started.is_ok();
+    }
+
+    /// Connections that are waited for, and whether their node has been silent for too long. None: they are watched no more.
+    fn whom_to_watch(&self) -> Vec<(u64, bool)> {
+        let mut known = lock(&self.0);
+        let watched = known.under_way.iter().filter(|(_, it)| it.is_watched());
+        let waiting: Vec<_> = watched.map(|(cookie, it)| (*cookie, it.is_given_up())).collect();
+        known.is_watched = !waiting.is_empty();
+        waiting
     }
 
     /// Some wait no longer: the connection goes on, and its socket tells what comes of it.
@@ -313,9 +322,18 @@ impl Connections {
 impl UnderWay {
     /// What is to be said to the node, if somebody leaves.
     fn ask_to_hold(&mut self) -> Option<OpenLink> {
-        let link = self.link.clone().filter(|_| !self.leaving.is_empty() && !self.is_held)?;
-        self.is_held = true;
+        let link = self.link.clone().filter(|_| !self.leaving.is_empty() && self.asked.is_none())?;
+        self.asked = Some(Instant::now());
         Some(link)
+    }
+
+    fn is_watched(&self) -> bool {
+        !self.leaving.is_empty() || self.replies.iter().any(Reply::is_ours_to_interrupt)
+    }
+
+    /// Whether the node was asked to hold it, and says nothing.
+    fn is_given_up(&self) -> bool {
+        self.padded.is_none() && self.asked.is_some_and(|asked| asked.elapsed() >= PATIENCE)
     }
 }
 

@@ -790,6 +790,26 @@ mod tests {
     }
 
     #[test]
+    fn a_node_that_says_nothing_keeps_nobody_whom_a_signal_interrupts() {
+        let world = world(false);
+        let socket = world.socket(libc::SOCK_STREAM);
+        let (told, outcome) = channel();
+        let ours = socket.try_clone().unwrap();
+        let call = Call::Connect { socket: ours, to: Given::Internet(PARTY.parse().unwrap()), thread: 0 };
+        let signal = Arc::new(AtomicBool::new(true));
+        world.engine.handle(call, Reply::to(Signalled(told, signal)));
+        let (id, _far, _) = world.opened.recv_timeout(Duration::from_secs(5)).unwrap();
+        assert!(matches!(outcome.recv_timeout(Duration::from_secs(10)).unwrap(), Err(Errno::ENETUNREACH)));
+        // What it says later is about nothing.
+        world.say(FromNode::Held { id });
+        world.say(FromNode::Verdict { id, outcome: Ok(()) });
+        assert_eq!(world.peer(&socket), Err(Errno::ENOTCONN));
+        let again = world.connect(&socket, PARTY);
+        let _far = world.accept();
+        assert_eq!(again.errno(), None);
+    }
+
+    #[test]
     fn a_socket_that_is_disconnected_forgets_where_it_led() {
         let world = world(false);
         let socket = world.socket(libc::SOCK_STREAM);
