@@ -20,11 +20,12 @@ use std::{
 
 use anyhow::Context;
 use clap::ValueEnum;
-use ending::Asked;
+use ending::{Asked, Others};
 use explanation::{Explanation, Wish};
 use nix::{
     errno::Errno,
     sys::{prctl::set_child_subreaper, signal::Signal},
+    unistd::Pid,
 };
 use phantom_policy::connect::Rules;
 use phantom_resolver::{Answers, Data, Elsewhere, Lookup, NoAnswer, Wanted};
@@ -39,8 +40,8 @@ use self::publish::{Serving, Told};
 use super::Whom;
 use crate::doors::local_socket::Publish;
 use crate::supervise::{
-    self, Account, Again, Circles, Conversation, Deed, Land, Library, NameServers, NotStarted, Parted, Run,
-    find_library, serve, start, supervise,
+    self, Account, Again, Circles, Conversation, Deed, Descriptors, Land, Library, NameServers, NotStarted,
+    Parted, Run, find_library, serve, start, supervise,
 };
 
 /// A node that does not answer for so long is not there.
@@ -131,6 +132,7 @@ pub(super) async fn seal(args: &Options, name: &OsStr, arguments: &[OsString]) -
         eprintln!("phantom: {unfit}");
         return Ok(ExitCode::from(NOT_STARTED));
     }
+    let descriptors = Descriptors::raise();
     let library = args.preload_only.then(library).transpose()?;
     let explanation = args.explain.begin()?;
     let (account, news) = explanation.as_ref().map(Explanation::account).unwrap_or_default();
@@ -150,17 +152,20 @@ pub(super) async fn seal(args: &Options, name: &OsStr, arguments: &[OsString]) -
     let names = Names { node: conversation.clone(), account: account.clone(), circles: circles.clone() };
     let names = serve_names(name_servers, names).context("The program's names cannot be served")?;
     let inspector = land.inspector();
+    let helper = land.helper().and_then(|helper| i32::try_from(helper).ok()).map(Pid::from_raw);
     let mut command = Command::new(name);
     command.args(arguments).env(INSIDE, "1");
     // Processes that the program leaves behind stay ours: otherwise we could not look at what they ask for.
     set_child_subreaper(true)?;
     let asked = Asked::listen()?;
     let started = match &library {
-        None => start(command, &land).map(|sealed| {
+        None => start(command, &land, descriptors).map(|sealed| {
             let (child, calls) = sealed.into_parts();
             (child, Some(calls))
         }),
-        Some(library) => library.start(command).map(|child| (child, None)).map_err(NotStarted::Program),
+        Some(library) => {
+            library.start(command, descriptors).map(|child| (child, None)).map_err(NotStarted::Program)
+        }
     };
     let (child, calls) = match started {
         Ok(started) => started,
@@ -185,7 +190,7 @@ pub(super) async fn seal(args: &Options, name: &OsStr, arguments: &[OsString]) -
     });
     let followed = explanation.map(|explanation| explanation.follow(account, inspector, news)).transpose()?;
     let ours = followed.is_some().then_some(Signal::SIGUSR1);
-    let ended = ending::wait_for(child, asked, ours).await?;
+    let ended = ending::wait_for(child, Some(Others { helper }), asked, ours).await?;
     if let Some(followed) = followed {
         followed.end().await?;
     }

@@ -112,11 +112,15 @@ impl Land {
 
     /// Looks at what processes of the run hold.
     pub fn inspector(&self) -> Inspector {
-        let helper = match &self.kind {
+        Inspector { home: self.home, helper: self.helper() }
+    }
+
+    /// The process that lives where the run's sockets do, and is not of the run.
+    pub fn helper(&self) -> Option<u32> {
+        match &self.kind {
             LandKind::Island(island, _) => Some(island.helper()),
             LandKind::Loopback => None,
-        };
-        Inspector { home: self.home, helper }
+        }
     }
 
     /// A socket of the Internet.

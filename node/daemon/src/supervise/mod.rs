@@ -16,7 +16,7 @@
 //! - [`conversation`]: with the node. [`circle`]: what of a run is isolated from what.
 //! - [`names`]: the name server of an island. [`relay`]: to services of this machine.
 //! - [`listeners`]: who listens where. [`visits`]: others come to the program's servers. [`unix`]: sockets of this machine's file system.
-//! - [`wall`]: between the program and what is not sealed. [`account`], [`inspection`]: for who asks what it did, and what it has.
+//! - [`descriptors`]: how many the supervisor has, and how many the program. [`wall`]: between the program and what is not sealed. [`account`], [`inspection`]: for who asks what it did, and what it has.
 
 mod account;
 mod call;
@@ -26,6 +26,7 @@ mod circle;
 mod connections;
 mod conversation;
 mod deadlines;
+mod descriptors;
 mod engine;
 mod filter;
 mod flows;
@@ -69,6 +70,7 @@ use crate::frames::{receive, send};
 pub use account::{Account, Deed, Kept, News, number};
 pub use circle::{Circles, Parted};
 pub use conversation::{Addresses, Again, Conversation};
+pub use descriptors::Descriptors;
 use engine::Engine;
 pub use helper::{HELPER, help};
 pub use inspection::{Findings, Inspector};
@@ -129,7 +131,7 @@ const KILLABLE: u8 = 3;
 
 /// Starts a program under the seal. It does nothing until it is supervised.
 #[allow(unsafe_code)]
-pub fn start(mut command: Command, land: &Land) -> Result<Sealed, NotStarted> {
+pub fn start(mut command: Command, land: &Land, descriptors: Descriptors) -> Result<Sealed, NotStarted> {
     let (ours, theirs) = UnixStream::pair()?;
     let filter = filter::program(land.is_island());
     let wall = Wall::new().map_err(io::Error::other)?;
@@ -140,7 +142,8 @@ pub fn start(mut command: Command, land: &Land) -> Result<Sealed, NotStarted> {
         wall.enclose()?;
         close_all_but_standard()?;
         let said = if sealed.is_killable { KILLABLE } else { INTERRUPTIBLE };
-        send(&theirs, &[said], &[sealed.listener.as_fd()]).map(drop)
+        send(&theirs, &[said], &[sealed.listener.as_fd()])?;
+        descriptors.restore()
     };
     // SAFETY: between fork and exec the closure makes system calls on what it owns already; what it allocates is small, and of
     // this thread alone.

@@ -3,6 +3,9 @@
 //! A shell under the seal has process groups of its own, and gives the terminal to one or another. When it stops as a whole,
 //! so do we, for it is us whom the outer shell knows; when we go on, so does it. What ends without giving the terminal back,
 //! has it given back by us.
+//!
+//! Processes that the program leaves behind are ours, also when they have ended: each keeps its place in the system's table
+//! until somebody asks how.
 
 use std::{io, os::fd::AsFd, process::Child};
 
@@ -24,6 +27,13 @@ use tokio::{
 pub(super) struct Ended {
     pub(super) code: u8,
     pub(super) signal: Option<Signal>,
+}
+
+/// Children of ours beside the program: those that it leaves behind, and the island's helper. That one's number stays its own
+/// also when it has ended, for by its number we know the run's network.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Others {
+    pub(super) helper: Option<Pid>,
 }
 
 /// What is asked of us: it is to be asked of the program. From the moment that this is there, nothing of it ends us.
@@ -48,12 +58,17 @@ impl Asked {
 }
 
 /// Waits for a child to end. What is asked of us meanwhile is asked of it, but for what we keep to ourselves; a terminal asks
-/// both by itself.
-pub(super) async fn wait_for(child: Child, asked: Asked, ours: Option<Signal>) -> anyhow::Result<Ended> {
+/// both by itself. Meanwhile nobody else may wait for one of the others.
+pub(super) async fn wait_for(
+    child: Child,
+    others: Option<Others>,
+    asked: Asked,
+    ours: Option<Signal>,
+) -> anyhow::Result<Ended> {
     let program = Pid::from_raw(i32::try_from(child.id())?);
+    let mut ended = spawn_blocking(move || watch(program, others));
     let Asked { by_terminal: [mut interrupted, mut quit], others } = asked;
     let [mut terminated, mut hung_up, mut first, mut second] = others;
-    let mut ended = spawn_blocking(move || watch(program));
     loop {
         let asked = tokio::select! {
             ended = &mut ended => return Ok(ended??),
@@ -71,33 +86,59 @@ pub(super) async fn wait_for(child: Child, asked: Asked, ours: Option<Signal>) -
     }
 }
 
-fn watch(program: Pid) -> io::Result<Ended> {
+fn watch(program: Pid, others: Option<Others>) -> io::Result<Ended> {
+    let mut asks_for_all = others.is_some();
+    let helper = others.and_then(|others| others.helper);
+    let changed = WaitPidFlag::WEXITED | WaitPidFlag::WSTOPPED | WaitPidFlag::WNOWAIT;
     loop {
-        let changed = WaitPidFlag::WEXITED | WaitPidFlag::WSTOPPED | WaitPidFlag::WNOWAIT;
-        match waitid(Id::Pid(program), changed) {
+        let whom = if asks_for_all { Id::All } else { Id::Pid(program) };
+        let status = match waitid(whom, changed) {
             Err(Errno::EINTR) => continue,
             told => told?,
         };
-        // As long as nobody has asked how it ended, it has a group.
-        let group = getpgid(Some(program))?;
-        match waitpid(program, Some(WaitPidFlag::WUNTRACED | WaitPidFlag::WNOHANG))? {
-            WaitStatus::Exited(_, code) => {
-                take_terminal_from(group);
-                return Ok(Ended { code: u8::try_from(code).unwrap_or(1), signal: None });
+        match status.pid() {
+            Some(child) if child == program => {
+                if let Some(ended) = look_at(program)? {
+                    return Ok(ended);
+                }
             }
-            WaitStatus::Signaled(_, signal, _) => {
-                take_terminal_from(group);
-                let code = u8::try_from(128 + signal as i32).unwrap_or(1);
-                return Ok(Ended { code, signal: Some(signal) });
+            Some(child) if Some(child) == helper => match status {
+                WaitStatus::Stopped(..) => {
+                    let _is_known = waitid(Id::Pid(child), WaitPidFlag::WSTOPPED | WaitPidFlag::WNOHANG);
+                }
+                // Without it there are no more sockets. It would be told of before all others, again and again.
+                _ => asks_for_all = false,
+            },
+            Some(left_behind) => {
+                let _is_known = waitpid(left_behind, Some(WaitPidFlag::WUNTRACED | WaitPidFlag::WNOHANG));
             }
-            // One of our own group is stopped and woken by whoever does that to us.
-            WaitStatus::Stopped(..) if group != getpgrp() => {
-                raise(Signal::SIGSTOP)?;
-                give_terminal_to(group);
-                let _has_just_ended = killpg(group, Signal::SIGCONT);
-            }
-            _ => {}
+            None => {}
         }
+    }
+}
+
+/// The program has ended or stopped.
+fn look_at(program: Pid) -> io::Result<Option<Ended>> {
+    // As long as nobody has asked how it ended, it has a group.
+    let group = getpgid(Some(program))?;
+    match waitpid(program, Some(WaitPidFlag::WUNTRACED | WaitPidFlag::WNOHANG))? {
+        WaitStatus::Exited(_, code) => {
+            take_terminal_from(group);
+            Ok(Some(Ended { code: u8::try_from(code).unwrap_or(1), signal: None }))
+        }
+        WaitStatus::Signaled(_, signal, _) => {
+            take_terminal_from(group);
+            let code = u8::try_from(128 + signal as i32).unwrap_or(1);
+            Ok(Some(Ended { code, signal: Some(signal) }))
+        }
+        // One of our own group is stopped and woken by whoever does that to us.
+        WaitStatus::Stopped(..) if group != getpgrp() => {
+            raise(Signal::SIGSTOP)?;
+            give_terminal_to(group);
+            let _has_just_ended = killpg(group, Signal::SIGCONT);
+            Ok(None)
+        }
+        _ => Ok(None),
     }
 }
 
@@ -132,7 +173,8 @@ mod tests {
 
     async fn ends(script: &str) -> Ended {
         let child = Command::new("sh").args(["-c", script]).spawn().unwrap();
-        wait_for(child, Asked::listen().unwrap(), None).await.unwrap()
+        // Other tests have children, too.
+        wait_for(child, None, Asked::listen().unwrap(), None).await.unwrap()
     }
 
     #[tokio::test]

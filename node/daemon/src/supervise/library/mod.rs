@@ -22,7 +22,7 @@ use socket2::{Domain, SockAddr, Socket, Type};
 pub use place::find;
 pub use serving::serve;
 
-use super::close_all_but_standard;
+use super::{Descriptors, close_all_but_standard};
 use crate::folders;
 
 /// What tells a program where its run is.
@@ -66,16 +66,17 @@ impl Library {
     /// Starts a program with the library before all others. Privileges that are written on files do not count, for who gets
     /// them gets no library.
     #[allow(unsafe_code)]
-    pub fn start(&self, mut command: Command) -> io::Result<Child> {
+    pub fn start(&self, mut command: Command, descriptors: Descriptors) -> io::Result<Child> {
         let mut preload = self.file.clone().into_os_string();
         if let Some(others) = env::var_os(PRELOAD).filter(|others| !others.is_empty()) {
             preload.push(":");
             preload.push(others);
         }
         command.env(PRELOAD, preload).env(VARIABLE, self.folder.socket());
-        let prepare = || {
+        let prepare = move || {
             set_no_new_privs()?;
-            close_all_but_standard()
+            close_all_but_standard()?;
+            descriptors.restore()
         };
         // SAFETY: between fork and exec the closure makes system calls, and allocates nothing but on an error, which ends the child.
         unsafe { command.pre_exec(prepare) };
