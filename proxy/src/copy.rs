@@ -1,7 +1,7 @@
 //! The bytes after the handshake, both ways, with the endings of TCP.
 //!
 //! An end of one side is passed on while the other direction goes on (half-close). A reset is passed on as a reset, after
-//! the bytes that came before it. A side that no longer takes bytes may finish what it has to say, for a short while.
+//! the bytes that came before it; so is one that answers what a side has sent after its end. A side that no longer takes bytes may finish what it has to say, for a short while.
 //! After 64 KiB in one turn the task yields, or an interactive client would wait behind a bulk one.
 
 use std::{
@@ -87,6 +87,10 @@ impl<C: Connection> Copy<C> {
     fn poll_turn(&mut self, cx: &mut Context<'_>, failing: bool) -> Poll<Turn> {
         let up = self.up.poll_turn(cx, &mut self.client, &mut self.far);
         let down = self.down.poll_turn(cx, &mut self.far, &mut self.client);
+        let is_heard_out = matches!((&self.up.state, &self.down.state), (State::Open, State::Ended));
+        if is_heard_out && self.far.poll_gone(cx).is_ready() {
+            self.up.state = State::Stuck;
+        }
         let ended = |pipe: &Pipe| matches!(pipe.state, State::Ended | State::Stuck);
         let broken = |pipe: &Pipe| matches!(pipe.state, State::Broken);
         if broken(&self.up) || broken(&self.down) {

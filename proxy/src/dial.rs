@@ -5,6 +5,7 @@ use std::{
     future::{Future, ready},
     net::{IpAddr, Ipv4Addr},
     pin::Pin,
+    task::{Context, Poll},
 };
 
 use tokio::{
@@ -55,6 +56,11 @@ pub trait Dial: Send + Sync + 'static {
 pub trait Connection: AsyncRead + AsyncWrite + Unpin + Send + 'static {
     /// Ends both directions at once; the far side is to see a reset, not an end.
     fn reset(self);
+
+    /// Ready when the far side is gone: it was sent what it does not take. Asked only after it has said all that it had to say.
+    fn poll_gone(&mut self, _: &mut Context<'_>) -> Poll<()> {
+        Poll::Pending
+    }
 }
 
 impl Connection for TcpStream {

@@ -1,5 +1,7 @@
 //! What the doors see of a running node.
 
+use std::task::{Context, Poll};
+
 use phantom_proxy::Connection;
 
 use super::{Command, Daemon, DriverStatus, hosting::hosted, lock, relaying};
@@ -12,6 +14,10 @@ use crate::{
 impl Connection for SessionStream {
     fn reset(self) {
         SessionStream::reset(self);
+    }
+
+    fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        SessionStream::poll_gone(self, cx)
     }
 }
 

@@ -28,6 +28,10 @@ impl<S: Connection> Connection for Held<S> {
     fn reset(self) {
         self.stream.reset();
     }
+
+    fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.stream.poll_gone(cx)
+    }
 }
 
 impl<S: AsyncRead + Unpin> AsyncRead for Held<S> {

@@ -6,6 +6,7 @@
 
 use std::{
     any::Any,
+    fmt,
     future::{pending, poll_fn},
     io::{self, IoSlice},
     pin::Pin,
@@ -18,10 +19,11 @@ use std::{
 };
 
 use bytes::{Bytes, BytesMut};
-use quinn::{ReadError, RecvStream, SendStream, StreamId, VarInt, WriteError};
+use quinn::{ReadError, ReadExactError, RecvStream, SendStream, StoppedError, StreamId, VarInt, WriteError};
 use tokio::{
-    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, Interest, ReadBuf},
     net::{TcpStream, tcp::ReadHalf, tcp::WriteHalf},
+    sync::Notify,
 };
 
 use phantom_protocol::wire::outward::Outside;
@@ -109,11 +111,25 @@ pub struct SessionStream {
     open: Option<OpenStream>,
     /// What lasts as long as it.
     kept: Option<Arc<dyn Any + Send + Sync>>,
+    stopped: Stopped,
+}
+
+/// Waits until the peer takes no more, once somebody has asked for that.
+#[derive(Default)]
+struct Stopped(Option<Pin<Box<Stopping>>>);
+
+type Stopping = dyn Future<Output = Result<Option<VarInt>, StoppedError>> + Send + Sync;
+
+impl fmt::Debug for Stopped {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Stopped")
+    }
 }
 
 impl SessionStream {
     pub(super) fn new(send: SendStream, recv: RecvStream, open: Option<OpenStream>) -> SessionStream {
-        SessionStream { send, recv, written: 0, pace: Pace::default(), open, kept: None }
+        let (pace, stopped) = (Pace::default(), Stopped::default());
+        SessionStream { send, recv, written: 0, pace, open, kept: None, stopped }
     }
 
     /// Something lasts as long as this connection.
@@ -126,13 +142,35 @@ impl SessionStream {
         self.abort();
     }
 
+    /// Ready when the peer's program was sent what it does not take, for it is gone.
+    pub fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let SessionStream { send, stopped, .. } = self;
+        let stopped = stopped.0.get_or_insert_with(|| {
+            let stopped = send.stopped();
+            Box::pin(async move {
+                match stopped.await {
+                    // It will take no more, but has taken all so far.
+                    Ok(why) if why != Some(RESET) => pending().await,
+                    gone => gone,
+                }
+            })
+        });
+        stopped.as_mut().poll(cx).map(drop)
+    }
+
     /// Asks the service for something.
     pub(super) async fn request(&mut self, wish: &Wish) -> Result<(), Refusal> {
         self.send.write_all(&wish.encode()).await.map_err(|_| Refusal::SessionLost)?;
         let mut answer = [0];
-        self.recv.read_exact(&mut answer).await.map_err(|_| Refusal::SessionLost)?;
-        let [code] = answer;
-        Refusal::from_code(code).map_or(Ok(()), Err)
+        match self.recv.read_exact(&mut answer).await {
+            Ok(()) => {
+                let [code] = answer;
+                Refusal::from_code(code).map_or(Ok(()), Err)
+            }
+            // It was accepted and reset at once: the reset has overtaken the answer.
+            Err(ReadExactError::ReadError(ReadError::Reset(RESET))) => Ok(()),
+            Err(_) => Err(Refusal::SessionLost),
+        }
     }
 
     /// Reads what a client asks for.
@@ -241,12 +279,25 @@ pub(super) async fn splice_until(
     given_up: impl Future<Output = ()>,
 ) -> io::Result<(u64, u64)> {
     let ended = {
-        let (read, write) = tcp.split();
+        let (mut read, write) = tcp.split();
         let spoken = AtomicBool::new(false);
+        let has_all = Notify::new();
         let both = async {
             tokio::try_join!(
-                upward(read, &mut stream.send, &spoken),
-                downward(&mut stream.recv, write, &mut stream.pace, &spoken)
+                async {
+                    let sent = upward(&mut read, &mut stream.send, &spoken).await?;
+                    // It reads no more of what the peer writes, if it has closed: then its kernel answers with a reset.
+                    tokio::select! {
+                        biased;
+                        () = has_all.notified() => Ok(sent),
+                        _ = read.ready(Interest::ERROR) => Err(Broken::Local),
+                    }
+                },
+                async {
+                    let received = downward(&mut stream.recv, write, &mut stream.pace, &spoken).await;
+                    has_all.notify_one();
+                    received
+                }
             )
         };
         tokio::select! {
@@ -265,7 +316,7 @@ pub(super) async fn splice_until(
 }
 
 /// Sets `spoken` whenever the local program has said something.
-async fn upward(mut tcp: ReadHalf<'_>, send: &mut SendStream, spoken: &AtomicBool) -> Result<u64, Broken> {
+async fn upward(tcp: &mut ReadHalf<'_>, send: &mut SendStream, spoken: &AtomicBool) -> Result<u64, Broken> {
     let stopped = send.stopped();
     tokio::pin!(stopped);
     let (mut total, mut turn, mut unwanted) = (0, 0, false);

@@ -357,6 +357,42 @@ async fn a_closed_client_lets_the_target_finish_reading_and_resets_it_when_it_wr
 }
 
 #[tokio::test]
+async fn what_a_target_that_has_closed_is_sent_is_answered_with_a_reset() {
+    let world = World::new(target(|_| async {}).await);
+    let mut stream = world.connect(PORT).await.unwrap();
+    assert_eq!(within(5, stream.read(&mut [0])).await.unwrap(), 0);
+    let mut gone = tokio::spawn(async move {
+        stream.write_all(b"anybody?").await.unwrap();
+        std::future::poll_fn(|cx| stream.poll_gone(cx)).await;
+        stream.write_all(b"?").await.unwrap_err().kind()
+    });
+    assert_eq!(within(5, &mut gone).await.unwrap(), std::io::ErrorKind::ConnectionReset);
+    // But not if it only says nothing more.
+    let world = World::new(
+        target(|mut tcp| async move {
+            tcp.shutdown().await.unwrap();
+            tcp.read_to_end(&mut Vec::new()).await.unwrap();
+        })
+        .await,
+    );
+    let mut stream = world.connect(PORT).await.unwrap();
+    assert_eq!(within(5, stream.read(&mut [0])).await.unwrap(), 0);
+    stream.write_all(b"go on").await.unwrap();
+    let gone = std::future::poll_fn(|cx| stream.poll_gone(cx));
+    assert!(timeout(Duration::from_millis(200), gone).await.is_err());
+}
+
+#[tokio::test]
+async fn a_target_that_resets_at_once_has_accepted() {
+    let world = World::new(target(|tcp: TcpStream| async move { tcp.set_zero_linger().unwrap() }).await);
+    for _ in 0..50 {
+        let mut stream = world.connect(PORT).await.unwrap();
+        let error = within(5, stream.read(&mut [0])).await.unwrap_err();
+        assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
+    }
+}
+
+#[tokio::test]
 async fn a_splice_carries_a_local_connection() {
     let world = World::new(target(echo).await);
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
