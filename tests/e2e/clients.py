@@ -25,6 +25,7 @@ CLIENTS = {
     "curl": "curl -q -sSf http://{host}:{web}/file | sha256sum",
     "curl, HTTP/2": "curl -q -sSf --http2-prior-knowledge -w '%{http_version}' -o got http://{host}:{h2}/file && sha256sum < got",
     "curl, 50 at once": "curl -q -sSf --parallel --parallel-immediate --parallel-max 50 'http://{host}:{web}/small?[1-50]' -o '#1' && cat * | sha256sum",
+    "curl, HTTP/2, 50 at once": "curl -q -sSf --http2-prior-knowledge --parallel --parallel-immediate --parallel-max 50 'http://{host}:{h2}/small?[1-50]' -o '#1' -w '%{http_version}\\n' | sort -u && cat * | sha256sum",
     "curl, fast open": "curl -q -sSf --tcp-fastopen http://{host}:{web}/file | sha256sum",
     "curl, a page that is not there": "curl -q -sf http://{host}:{web}/nothing",
     "curl, nobody there": "curl -q -s http://{host}:{nobody}/",
@@ -59,6 +60,13 @@ CLIENTS = {
     "node": "node -e \"require('http').get('http://{host}:{web}/file', r => r.pipe(require('crypto').createHash('sha256')).on('data', h => console.log(h.toString('hex'))))\"",
     "node, fetch, nobody there": "node -e \"fetch('http://{host}:{nobody}/').catch(e => { console.log(e.cause.code); process.exit(4) })\"",
     "node, HTTP/2": "node {sources}/streams.js http://{host}:{h2} /small",
+    "python, asyncio": "python3 {sources}/asynchronous.py {host} {web} /small",
+    "python, asyncio, nobody there": "python3 {sources}/asynchronous.py {host} {nobody} / 2> said; code=$?; grep -o 'Errno [0-9]*' said | sort -u; exit $code",
+    "perl": "perl -MHTTP::Tiny -MDigest::SHA=sha256_hex -e 'my $got = HTTP::Tiny->new->get(shift); print $got->{status}, \" \", sha256_hex($got->{content}), \"\\n\"' http://{host}:{web}/file",
+    "perl, a socket": "perl -MIO::Socket::INET -e '$s = IO::Socket::INET->new(PeerAddr => shift, PeerPort => shift, Proto => \"tcp\") or die; print $s \"GET /file HTTP/1.0\\r\\n\\r\\n\"; 1 while <$s> =~ /\\S/; print <$s>' {host} {web} | sha256sum",
+    "perl, nobody there": "perl -MIO::Socket::INET -e 'IO::Socket::INET->new(PeerAddr => shift, PeerPort => shift) or print($!, \"\\n\"), exit 3' {host} {nobody}",
+    "bash": "exec 3<> /dev/tcp/{host}/{web}; printf 'GET /file HTTP/1.0\\r\\n\\r\\n' >&3; sed '1,/^\\r$/d' <&3 | sha256sum",
+    "bash, nobody there": "(exec 3<> /dev/tcp/{host}/{nobody}) 2> said; code=$?; grep -o 'Connection refused' said; exit $code",
     "python, forked": "python3 {sources}/processes.py fork http://{host}:{web}/small",
     "python, spawned": "python3 {sources}/processes.py spawn http://{host}:{web}/small",
 }
@@ -90,13 +98,13 @@ def clients_do_what_they_do_without_the_seal(t):
         assert (code != 0) == meant, (what, code, error)
 
 
-def all_of(t, facts, host, how, seal, environment=None):
+def all_of(t, facts, host, how, seal, environment=None, commands=CLIENTS):
     """What each client ends with and prints, by its name."""
 
     def run(what):
         folder = t.folder / how / what.replace(", ", "-").replace(" ", "-").replace("/", "")
         folder.mkdir(parents=True)
-        command = filled_in(CLIENTS[what], {**facts, "host": host})
+        command = filled_in(commands[what], {**facts, "host": host})
         surroundings = {**git_world(t, ""), "GIT_SSH_COMMAND": filled_in(SSH, facts), **(environment or {})}
         begun = time.monotonic()
         done = t.children.run("env", "-C", folder, *seal, *SHELL, command, environment=surroundings, check=False, bound=60)
@@ -105,7 +113,7 @@ def all_of(t, facts, host, how, seal, environment=None):
 
     spent, begun = {}, time.monotonic()
     with ThreadPoolExecutor(4) as together:
-        found = dict(zip(CLIENTS, together.map(run, CLIENTS)))
+        found = dict(zip(commands, together.map(run, commands)))
     longest = sorted(spent, key=spent.get)[-3:]
     t.note(f"{how}: {time.monotonic() - begun:.0f} s, " + ", ".join(f"{what} {spent[what]:.1f} s" for what in longest))
     return found
@@ -138,8 +146,7 @@ class Services:
         self.start("iperf_back", "iperf3", "--server", "--bind", "127.0.0.1", "--port", "{iperf_back}")
         self.start("redis", needed("redis-server"), "--port", "{redis}", "--bind", "127.0.0.1", "--protected-mode", "no", "--save", "")
         for name, options in (("fetch-go", ()), ("fetch-go-static", ("-ldflags", "-linkmode external -extldflags -static"))):
-            surroundings = {"GOCACHE": str(t.folder / "go"), "HOME": str(t.folder)}
-            t.children.run(needed("go"), "build", *options, "-o", t.folder / name, SOURCES / "fetch.go", environment=surroundings)
+            go_program(t, name, SOURCES / "fetch.go", *options)
 
     def start(self, name, *command):
         process = self.t.children.start(name, *(filled_in(str(part), self.facts) for part in command))
@@ -155,6 +162,12 @@ http {
     server { listen 127.0.0.1:{h2} http2; root {folder}/shared; }
 }
 """
+
+
+def go_program(t, name, source, *options):
+    """What Go compiles once is kept for all tests."""
+    surroundings = {"GOCACHE": str(build.target_folder() / "tests" / "go"), "HOME": str(t.folder)}
+    t.children.run(needed("go"), "build", *options, "-o", t.folder / name, source, environment=surroundings)
 
 
 def answers(port):

@@ -147,7 +147,14 @@ def ssh(t, socks):
 
 
 def ssh_server(t, program):
-    """An OpenSSH server that lets in whoever runs the test, by a key of the test's own. Returns its port."""
+    """An OpenSSH server that lets in whoever runs the test. Returns its port."""
+    port = ssh_configuration(t, "127.0.0.1")
+    t.children.start("sshd", program, "-D", "-e", "-f", t.folder / "sshd.conf")
+    return port
+
+
+def ssh_configuration(t, address):
+    """What a server needs that lets in whoever runs the test, by a key of the test's own. Returns its port."""
     for key in ("host", "user"):
         t.children.run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", t.folder / key)
     (t.folder / "user.pub").rename(t.folder / "allowed")
@@ -156,11 +163,10 @@ def ssh_server(t, program):
         os.makedirs("/run/sshd", mode=0o755, exist_ok=True)
     port = free_port()
     (t.folder / "sshd.conf").write_text(
-        f"Port {port}\nListenAddress 127.0.0.1\nHostKey {t.folder}/host\nAuthorizedKeysFile {t.folder}/allowed\nPidFile none\n"
+        f"Port {port}\nListenAddress {address}\nHostKey {t.folder}/host\nAuthorizedKeysFile {t.folder}/allowed\nPidFile none\n"
         f"StrictModes no\nUsePAM no\nPasswordAuthentication no\nAllowUsers {getpass.getuser()}\nPermitRootLogin prohibit-password\n"
         "Subsystem sftp internal-sftp\n"
     )
-    t.children.start("sshd", program, "-D", "-e", "-f", t.folder / "sshd.conf")
     return port
 
 

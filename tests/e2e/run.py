@@ -1,6 +1,8 @@
 """`phantom run`: programs as they are do by themselves what they do through a proxy."""
 
 import hashlib
+import ipaddress
+import json
 import socket
 import subprocess
 
@@ -72,6 +74,19 @@ def a_program_is_told_what_it_would_be_told_and_ends_as_it_does(t):
         assert refused.returncode == 1 and "Standard input is a connection" in refused.stderr, refused
     missing = demo.ask("run", "--", "no-such-program", check=False)
     assert missing.returncode == 127 and "no-such-program" in missing.stderr, missing
+
+
+@test(bound=60)
+def node_learns_names_and_addresses_by_libc_and_by_name_servers(t):
+    demo = Demo(t, "--hops", 1, "--nodes", 4)
+    name = demo.site.split(":")[0]
+    said = json.loads(demo.ask("run", "--", "node", build.ROOT / "tests" / "clients" / "names.js", name).stdout)
+    [alias], [address] = said["alias"], said["address"]
+    assert ipaddress.ip_address(alias) in ipaddress.ip_network("127.192.0.0/10"), said
+    assert ipaddress.ip_address(address) in ipaddress.ip_network("fc00::/8"), said
+    assert sorted((one["address"], one["family"]) for one in said["all"]) == [(alias, 4), (address, 6)], said
+    assert said["back"] == [[name], [name], name] and said["many"] == [alias] * 50, said
+    assert said["no"] == ["ENODATA", "ENOTFOUND", "ENOTFOUND", "ENOTFOUND"], said
 
 
 @test(bound=100)

@@ -46,6 +46,8 @@ pub enum Why {
     Family,
     /// The socket was not made under the seal.
     HandedOver,
+    /// The program is one into which nobody of its user may look.
+    Hidden,
 }
 
 impl Why {
@@ -58,6 +60,9 @@ impl Why {
             Why::Protocol => "a protocol that the network does not carry: it carries TCP and UDP",
             Why::Family => "a kind of socket that could leave the machine",
             Why::HandedOver => "a socket that a program outside of the seal has handed over",
+            Why::Hidden => {
+                "of a program that keeps its user's others from looking at it: phantom run --preload-only can hold it"
+            }
         }
     }
 }
@@ -74,6 +79,8 @@ pub struct Refusal {
 impl Refusal {
     /// What is to be done with a socket that was not made under the seal.
     pub const HANDED_OVER: Refusal = Refusal::new(Errno::EPERM, Why::HandedOver);
+    /// What is to be done with the sockets of a program into which we may not look.
+    pub const HIDDEN: Refusal = Refusal::new(Errno::EPERM, Why::Hidden);
 
     pub(crate) const fn new(errno: Errno, why: Why) -> Refusal {
         Refusal { errno, why }

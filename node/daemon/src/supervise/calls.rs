@@ -39,6 +39,7 @@ fn answer(calls: &Calls, engine: &Arc<Engine>) -> io::Result<()> {
         let (call, reserved) = match calls.understand(&told) {
             Ok(understood) => understood,
             Err(errno) => {
+                let errno = if errno == Errno::EPERM { engine.refuse_hidden(told.thread) } else { errno };
                 calls.listener.answer(&told, Err(errno as i32));
                 continue;
             }

@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeSet,
-    io,
+    fs, io,
     net::{Ipv4Addr, SocketAddr},
     os::fd::{AsFd, AsRawFd, OwnedFd},
     sync::{
@@ -57,6 +57,8 @@ pub(super) struct Engine {
     guests: Arc<Mutex<Guests>>,
     /// The user knows that servers are private.
     has_told: AtomicBool,
+    /// The user knows that there is a program into which we may not look.
+    has_told_of_hidden: AtomicBool,
 }
 
 impl Engine {
@@ -72,6 +74,7 @@ impl Engine {
             pool: Arc::default(),
             guests,
             has_told: AtomicBool::new(false),
+            has_told_of_hidden: AtomicBool::new(false),
         })
     }
 
@@ -431,6 +434,19 @@ impl Engine {
         let own = lock(&self.own_listeners);
         let is_own = |listener: &super::listeners::Listener| own.contains(&listener.inode);
         !found.is_empty() && (self.run.land.is_island() || found.iter().all(is_own))
+    }
+
+    /// Refuses a call of a thread whose descriptors and memory the kernel does not let us see.
+    pub(super) fn refuse_hidden(&self, thread: i32) -> Errno {
+        if !self.has_told_of_hidden.swap(true, Ordering::Relaxed) {
+            let name = fs::read_to_string(format!("/proc/{thread}/comm")).unwrap_or_default();
+            eprintln!(
+                "phantom: {} lets no other program of its user look into it (by PR_SET_DUMPABLE, or as its file may not be read), \
+                 so what it connects and serves is refused. Without the seal it can be held: phantom run --preload-only -- ...",
+                name.trim_end().escape_default()
+            );
+        }
+        self.refuse(Refusal::HIDDEN, None)
     }
 
     fn refuse(&self, refusal: Refusal, to: Option<SocketAddr>) -> Errno {

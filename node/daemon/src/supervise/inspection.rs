@@ -26,6 +26,8 @@ pub struct Findings {
     pub foreign: u64,
     /// Descriptors that could not be looked at.
     pub hidden: u64,
+    /// Processes whose descriptors the kernel does not show.
+    pub hidden_processes: u64,
 }
 
 /// How the sockets of a run are told from others.
@@ -47,7 +49,13 @@ impl Home {
     pub(super) fn holds(self, socket: &OwnedFd) -> Result<bool, Errno> {
         let seen = SockRef::from(socket);
         let number = |error: io::Error| Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO));
-        if seen.domain().map_err(number)? == Domain::UNIX {
+        let domain = seen.domain().map_err(number)?;
+        // What devices do on this machine is told by sockets that programs make themselves, and no other place can be reached by
+        // those.
+        let tells_of_devices = || seen.protocol().map(|protocol| protocol == Some(EVENTS.into()));
+        if domain == Domain::UNIX
+            || domain == Domain::from(libc::AF_NETLINK) && tells_of_devices().map_err(number)?
+        {
             return Ok(true);
         }
         match self {
@@ -59,6 +67,8 @@ impl Home {
         }
     }
 }
+
+const EVENTS: i32 = libc::NETLINK_KOBJECT_UEVENT;
 
 /// Looks at the run of this process.
 #[derive(Clone, Copy, Debug)]
@@ -93,8 +103,10 @@ impl Inspector {
 
 /// Threads may have descriptors of their own; what several hold, is one.
 fn look_at(process: u32, home: Home, seen: &mut HashSet<String>, findings: &mut Findings) {
+    let mut is_hidden = false;
     for thread in numbers(Path::new(&format!("/proc/{process}/task"))) {
         let folder = format!("/proc/{process}/task/{thread}/fd");
+        is_hidden |= hides(&folder) && !has_ended(process, thread);
         let mut opened = None;
         for theirs in numbers(Path::new(&folder)) {
             let Ok(what) = fs::read_link(format!("{folder}/{theirs}")) else { continue };
@@ -117,6 +129,18 @@ fn look_at(process: u32, home: Home, seen: &mut HashSet<String>, findings: &mut 
             }
         }
     }
+    findings.hidden_processes += u64::from(is_hidden);
+}
+
+fn hides(folder: &str) -> bool {
+    fs::read_dir(folder).is_err_and(|error| error.kind() == io::ErrorKind::PermissionDenied)
+}
+
+/// What has ended has no descriptors, and is nobody's until its parent has asked how.
+fn has_ended(process: u32, thread: u32) -> bool {
+    let status = fs::read_to_string(format!("/proc/{process}/task/{thread}/stat")).unwrap_or_default();
+    // The name before it may hold anything.
+    status.rsplit_once(") ").is_none_or(|(_, behind)| behind.starts_with(['Z', 'X']))
 }
 
 /// Children, their children, and so on.
@@ -178,6 +202,15 @@ mod tests {
             child.wait().unwrap();
             assert!(own.sockets >= 1 && own.foreign == 0 && own.hidden == 0, "{own:?}");
             assert_eq!(strange.foreign, foreign, "{strange:?}");
+        }
+    }
+
+    #[test]
+    fn what_tells_of_devices_leads_nowhere() {
+        for (protocol, is_at_home) in [(EVENTS, true), (libc::NETLINK_ROUTE, false)] {
+            let made =
+                socket2::Socket::new(libc::AF_NETLINK.into(), socket2::Type::RAW, Some(protocol.into()));
+            assert_eq!(Home::Namespace(0).holds(&made.unwrap().into()), Ok(is_at_home), "{protocol}");
         }
     }
 

@@ -156,16 +156,19 @@ pub(super) struct Checked {
     pub(super) foreign: u64,
     /// Those that could not be looked at.
     pub(super) hidden: u64,
+    /// Processes that could not be looked at.
+    pub(super) hidden_processes: u64,
 }
 
 impl Checked {
     pub(super) fn look(&mut self, found: Findings) {
         self.looks += 1;
-        let Findings { processes, sockets, foreign, hidden } = found;
+        let Findings { processes, sockets, foreign, hidden, hidden_processes } = found;
         self.processes = self.processes.max(processes);
         self.sockets = self.sockets.max(sockets);
         self.foreign = self.foreign.max(foreign);
         self.hidden = self.hidden.max(hidden);
+        self.hidden_processes = self.hidden_processes.max(hidden_processes);
     }
 
     fn sentences(&self, made: u64) -> String {
@@ -192,6 +195,9 @@ impl Checked {
         }
         if self.hidden > 0 {
             said += &format!(" {} could not be looked at.", self.hidden);
+        }
+        if self.hidden_processes > 0 {
+            said += &format!(" Into {} of the processes nobody may look.", self.hidden_processes);
         }
         said
     }
@@ -400,8 +406,8 @@ mod tests {
 
     fn checked() -> Checked {
         let mut checked = Checked { interfaces: Some(vec!["lo".to_owned()]), ..Checked::default() };
-        checked.look(Findings { processes: 2, sockets: 4, foreign: 0, hidden: 0 });
-        checked.look(Findings { processes: 1, sockets: 7, foreign: 0, hidden: 0 });
+        checked.look(Findings { processes: 2, sockets: 4, ..Findings::default() });
+        checked.look(Findings { processes: 1, sockets: 7, ..Findings::default() });
         checked
     }
 
@@ -428,12 +434,13 @@ mod tests {
             "{said}"
         );
         let mut found = checked();
-        found.look(Findings { processes: 1, sockets: 1, foreign: 1, hidden: 2 });
+        found.look(Findings { processes: 1, sockets: 1, foreign: 1, hidden: 2, hidden_processes: 3 });
         let said = found.sentences(1);
         assert!(
             said.contains("found 1 that could lead")
                 && said.contains("not sealed")
-                && said.contains("2 could not"),
+                && said.contains("2 could not")
+                && said.contains("Into 3 of the processes"),
             "{said}"
         );
     }

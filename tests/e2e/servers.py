@@ -1,0 +1,101 @@
+"""Servers as they are under `phantom run`, and clients as they are in a run of another node: plainly and under the seal, what
+clients are told is the same, byte by byte, and they end with the same code."""
+
+import os
+
+from harness import build, test
+from harness.children import wait_for
+from harness.phantom import READY, Demo, Node, free_port
+
+from .clients import SSH, all_of, filled_in, go_program
+from .programs import needed, ssh_configuration
+from .serving import name_of
+
+SOURCES = build.ROOT / "tests" / "servers"
+SIZE = 2_000_000
+
+SERVERS = {
+    "java": "java {sources}/Serve.java {java} {folder}/shared",
+    "go": "{folder}/serve-go {go} {folder}/shared",
+    "node": "node {sources}/serve.js {node} {folder}/shared",
+    "busybox": "busybox httpd -f -p {busybox} -h {folder}/shared",
+    "ssh": "{sshd} -D -e -f {folder}/sshd.conf",
+    "redis": "redis-server --port {redis} --protected-mode no --save ''",
+    "iperf": "iperf3 --server --port {iperf}",
+    "iperf_udp": "iperf3 --server --port {iperf_udp}",
+}
+FETCH = "curl -q -sSf http://{host}:{SERVER}/file | sha256sum"
+SEND = "curl -q -sSf -H Expect: --data-binary @{folder}/file http://{host}:{SERVER}/echo | sha256sum"
+AT_ONCE = "curl -q -sSf --parallel --parallel-immediate --parallel-max 50 'http://{host}:{SERVER}/small?[1-50]' -o '#1' && cat * | sha256sum"
+NOT_THERE = "curl -q -sf http://{host}:{SERVER}/nothing"
+MOVED = "iperf3 --client {host} --port {iperf} --time 1 --json {DIRECTION} | python3 -c 'import json, sys; print(json.load(sys.stdin)[\"end\"][\"sum_received\"][\"bytes\"] > 1e6)'"
+SCP = SSH.replace("ssh", "scp", 1) + " -q -P {ssh}"
+
+CLIENTS = {
+    **{f"{server}, a file": FETCH.replace("{SERVER}", "{" + server + "}") for server in ("java", "go", "busybox")},
+    **{f"{server}, sent": SEND.replace("{SERVER}", "{" + server + "}") for server in ("java", "go")},
+    **{f"{server}, 50 at once": AT_ONCE.replace("{SERVER}", "{" + server + "}") for server in ("java", "go", "busybox")},
+    **{f"{server}, not there": NOT_THERE.replace("{SERVER}", "{" + server + "}") for server in ("java", "go", "busybox")},
+    "node, HTTP/2": FETCH.replace("curl", "curl --http2-prior-knowledge").replace("{SERVER}", "{node}"),
+    "node, HTTP/2, sent": SEND.replace("curl", "curl --http2-prior-knowledge").replace("{SERVER}", "{node}"),
+    "node, HTTP/2, 50 at once": AT_ONCE.replace("curl", "curl --http2-prior-knowledge", 1).replace("{SERVER}", "{node}"),
+    "ssh": SSH + " -p {ssh} {host} 'cat; echo $0; exit 3' < {folder}/file | sha256sum",
+    "ssh, a terminal": SSH + " -p {ssh} -tt {host} 'tty > /dev/null && echo a terminal' < /dev/null",
+    "scp": SCP + " {folder}/file {host}:there && " + SCP + " {host}:there back && sha256sum < back",
+    "sftp": "printf 'get {folder}/shared/small got\\n' | " + SSH.replace("ssh", "sftp", 1) + " -q -b - -P {ssh} {host} > /dev/null && sha256sum < got",
+    "redis-cli": "head -c 100000 {folder}/text | redis-cli -h {host} -p {redis} -x set key && redis-cli -h {host} -p {redis} get key | sha256sum",
+    "redis-cli, many": "seq 5000 | sed 's/.*/rpush many &/' | redis-cli -h {host} -p {redis} --pipe | tail -1 && redis-cli -h {host} -p {redis} lrange many 0 -1 | sha256sum; redis-cli -h {host} -p {redis} del many",
+    "iperf3": MOVED.replace("{DIRECTION}", "") + " && " + MOVED.replace("{DIRECTION}", "--reverse"),
+    "iperf3, UDP": "iperf3 --client {host} --port {iperf_udp} --udp --bitrate 4M --time 1 --json | python3 -c 'import json, sys; print(json.load(sys.stdin)[\"end\"][\"sum\"][\"lost_percent\"] < 5)'",
+}
+
+
+@test(bound=150)
+def servers_serve_others_as_they_do_without_the_seal(t):
+    facts = prepared(t)
+    plain_servers = t.children.start("plain-servers", *together(facts))
+    await_all(plain_servers)
+    plain = all_of(t, facts, "127.0.0.1", "plain", [], commands=CLIENTS)
+    plain_servers.terminate()
+    plain_servers.wait(20)
+    demo = Demo(t, "--hops", 1, "--nodes", 4)
+    servers = demo.start("servers", "run", "--as", "servers", "--", *together(facts))
+    visitor = Node(t, "visitor", "127.40.0.1", join=demo.invitation, options=["--hops", 1])
+    await_all(servers)
+    visit = [build.phantom(), "run", "--"]
+    name = name_of(servers)
+    first = [*visit, "curl", "-q", "-sSf", "-o", t.folder / "first", f"http://{name}:{facts['go']}/small"]
+    wait_for("the first visit", lambda: not t.children.run(*first, environment=visitor.environment(), check=False).returncode, READY, servers)
+    found = all_of(t, facts, name, "sealed", visit, visitor.environment(), commands=CLIENTS)
+    wrong = [f"{what}:\n  plain  {plain[what]}\n  sealed {found[what]}" for what in CLIENTS if plain[what][:2] != found[what][:2]]
+    assert not wrong, "\n".join(wrong)
+    for what, (code, _, error) in plain.items():
+        assert (code != 0) == ("not there" in what or what == "ssh"), (what, code, error)
+    servers.terminate()
+    assert servers.wait(20) == 128 + 15
+
+
+def prepared(t):
+    """Files, programs and free ports, by the words that stand for them in braces."""
+    shared = t.folder / "shared"
+    shared.mkdir()
+    for place, size in ((shared / "file", SIZE), (shared / "small", 5000), (t.folder / "file", SIZE)):
+        place.write_bytes(os.urandom(size))
+    (t.folder / "text").write_text(os.urandom(50_000).hex())
+    go_program(t, "serve-go", SOURCES / "serve.go")
+    for program in ("java", "node", "busybox", "redis-server", "iperf3"):
+        needed(program)
+    facts = {server: free_port() for server in SERVERS}
+    return facts | {"folder": t.folder, "sources": SOURCES, "sshd": needed("sshd"), "ssh": ssh_configuration(t, "0.0.0.0")}
+
+
+def together(facts):
+    """All servers. It says when all of them listen, and ends them when it is ended."""
+    servers = [f"{filled_in(command, facts)} &" for command in SERVERS.values()]
+    ports = " ".join(str(facts[server]) for server in SERVERS)
+    listening = f"for port in {ports}; do until (exec 3<> /dev/tcp/127.0.0.1/$port) 2> /dev/null; do sleep 0.05; done; done"
+    return "bash", "-c", "\n".join(["trap 'trap - TERM; kill 0' TERM", *servers, listening, "echo all listen", "wait"])
+
+
+def await_all(servers):
+    wait_for("all servers", lambda: "all listen" in servers.log.read_text(), 30, servers)
