@@ -10,6 +10,7 @@ import threading
 from harness import build, test
 from harness.children import wait_for
 from harness.phantom import Demo, world
+from harness.suite import Skip
 
 # Processes whose parents have gone: each says its number, and ends as it likes.
 LEAVES = """
@@ -123,9 +124,49 @@ def connections_under_way_are_bounded_by_no_limit_of_one_process(t):
         run = t.children.start(f"run{len(options)}", *command, environment=node.surroundings)
         said = wait_for("the connects", lambda: line(run, f"64 {hard} "), 40, run)
         assert said == f"64 {hard} " + " ".join([f"{{{EINPROGRESS}}}"] * PROCESSES), said
-        assert node.opened == PROCESSES * EACH, node.opened
+        wait_for("all to be under way at once", lambda: node.opened == PROCESSES * EACH, 20, run)
         goes_on.close()
         assert run.wait(20) == 0
+
+
+# What browsers and others look at before they try to connect, and where it leads.
+LOOKS = """
+import json, socket, subprocess, sys
+def told(what):
+    try:
+        what()
+    except OSError as error:
+        return error.errno
+    return 0
+def by(device, to):
+    own = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    own.settimeout(5)
+    own.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, device)
+    own.connect(to)
+    own.send(b"x")
+    own.recv(1)
+ask = lambda *command: json.loads(subprocess.run(["ip", "-j", *command], capture_output=True, text=True).stdout or "[]")
+addresses = {one["ifname"]: [one["operstate"], *[address["local"] for address in one["addr_info"]]] for one in ask("addr")}
+routes = [route for family in ("-4", "-6") for route in ask(family, "route", "show", "table", "all") if route.get("type") != "local"]
+found = socket.getaddrinfo(sys.argv[1], 80, type=socket.SOCK_STREAM, flags=socket.AI_ADDRCONFIG)
+print(json.dumps([addresses, routes, sorted({int(one[0]) for one in found}), told(lambda: by(b"phantom0", ("198.51.100.1", 9)))]))
+"""
+ETIMEDOUT_OR_UNREACHABLE = (101, 110, 113)
+
+
+@test(bound=100)
+def a_program_takes_itself_for_online_by_an_interface_that_leads_nowhere(t):
+    demo = Demo(t)
+    if t.children.run("unshare", "-Urn", "ip", "link", "add", "type", "veth", check=False).returncode:
+        raise Skip("the kernel makes no pairs of interfaces (veth)")
+    file = t.folder / "told.json"
+    done = demo.ask("run", "--explain-file", file, "--json", "--", "python3", "-c", LOOKS, demo.site.split(":")[0])
+    addresses, routes, families, told = json.loads(done.stdout)
+    assert set(addresses) == {"lo", "phantom0", "phantom1"}, addresses
+    assert addresses["phantom0"] == ["UP", "127.224.0.1"] and addresses["phantom1"] == ["UP"], addresses
+    assert families == [socket.AF_INET, socket.AF_INET6], families
+    assert told in ETIMEDOUT_OR_UNREACHABLE, told
+    assert all(route["dev"] == "lo" for route in routes), routes
 
 
 def line(process, beginning):

@@ -9,7 +9,7 @@ import termios
 
 from harness import build, test
 from harness.children import die_with_parent
-from harness.phantom import Demo, world
+from harness.phantom import Demo, Node, world
 
 # What a program may try with a process of the same user; it goes well if it returns nothing.
 REACHES = """
@@ -106,3 +106,38 @@ def a_sealed_program_types_nothing_into_the_terminal_that_it_shares(t):
     assert told(build.phantom(), "run", "--") == EPERM
     # Kernels that let root do it let us see that the seal is what keeps it from that.
     t.note(f"without the seal: {told()}")
+
+
+# Who may give orders shows the node what it has. Says what the node says to each.
+ORDERS = """
+import array, json, socket, struct, sys
+def told(*shown):
+    node = socket.socket(socket.AF_UNIX)
+    node.connect(sys.argv[1])
+    hello = b'{"request": "hello", "version": 1}'
+    rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [one.fileno() for one in shown]))] if shown else []
+    node.sendmsg([struct.pack(">I", len(hello)) + hello], rights)
+    length, = struct.unpack(">I", node.recv(4, socket.MSG_WAITALL))
+    return json.loads(node.recv(length, socket.MSG_WAITALL))["reply"]
+own, (unix, _) = socket.socket(socket.AF_INET, socket.SOCK_DGRAM), socket.socketpair()
+print(json.dumps([
+    told(), told(own), told(socket.socket(socket.AF_INET6)), told(unix), told(unix, own), told(sys.stdin),
+    told(socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 0)),
+]))
+"""
+
+
+@test(bound=120)
+def a_sealed_program_gives_no_orders_to_any_node_of_its_user(t):
+    demo = Demo(t)
+    other = Node(t, "other", "127.40.0.1", join=demo.invitation)
+    asks = lambda *command: json.loads(t.children.run(*command, "python3", "-c", ORDERS, other.state / "sock", environment=demo.environment()).stdout)
+    hello, no = "hello", "error"
+    assert asks() == [no, hello, hello, no, no, no, no]
+    for options in ([], ["--preload-only"]):
+        assert set(asks(build.phantom(), "run", *options, "--")) == {no}, options
+    # Nor by the command line, which says why.
+    for options in (["--state", other.state], []):
+        refused = demo.ask("run", "--", build.phantom(), "status", *options, check=False)
+        assert refused.returncode == 1 and "inside of a phantom run" in refused.stderr, refused
+    assert other.status()["node"]

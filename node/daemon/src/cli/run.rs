@@ -21,7 +21,7 @@ use std::{
 use anyhow::Context;
 use clap::ValueEnum;
 use ending::{Asked, Others};
-use explanation::{Explanation, Wish};
+use explanation::{Explanation, Tier, Wish};
 use nix::{
     errno::Errno,
     sys::{prctl::set_child_subreaper, signal::Signal},
@@ -38,7 +38,7 @@ use tokio::{
 
 use self::publish::{Serving, Told};
 use super::Whom;
-use crate::doors::local_socket::Publish;
+use crate::doors::local_socket::{INSIDE, Publish};
 use crate::supervise::{
     self, Account, Again, Circles, Conversation, Deed, Descriptors, Land, Library, NameServers, NotStarted,
     Parted, Run, find_library, serve, start, supervise,
@@ -46,8 +46,6 @@ use crate::supervise::{
 
 /// A node that does not answer for so long is not there.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// In the environment of a run, so that prompts can show it.
-const INSIDE: &str = "PHANTOM_RUN";
 /// What a shell says of a program that is there and cannot be started.
 const NOT_STARTED: u8 = 126;
 
@@ -134,7 +132,7 @@ pub(super) async fn seal(args: &Options, name: &OsStr, arguments: &[OsString]) -
     }
     let descriptors = Descriptors::raise();
     let library = args.preload_only.then(library).transpose()?;
-    let explanation = args.explain.begin()?;
+    let explanation = args.explain.begin(if args.preload_only { Tier::Library } else { Tier::Seal })?;
     let (account, news) = explanation.as_ref().map(Explanation::account).unwrap_or_default();
     let account = Arc::new(account);
     let circles = Arc::new(Circles::new(args.isolate.map(Parted::from)));
@@ -282,18 +280,12 @@ impl Names {
 
 impl Lookup for Names {
     fn lookup(&self, host: &str, wanted: Wanted) -> Result<Vec<Data>, NoAnswer> {
-        let asked = self.ask(|node| node.addresses_of(host));
-        let outcome = asked.as_ref().map(|_| ()).map_err(|error| match error {
-            NoAnswer::NoSuchName => Errno::ENOENT,
-            NoAnswer::Failed => Errno::EAGAIN,
-        });
-        self.account.note(Deed::Resolves(host.to_owned()), outcome);
-        let (address, alias) = asked?;
+        let (address, alias) = self.ask(|node| {
+            let found = node.addresses_of(host);
+            self.account.resolved(host, found);
+            found
+        })?;
         self.circles.learn(address, alias);
-        self.account.name(address.into(), host);
-        if let Some(alias) = alias {
-            self.account.name(alias.into(), host);
-        }
         match wanted {
             Wanted::A => alias.map(|alias| vec![Data::A(alias)]).ok_or(NoAnswer::Failed),
             Wanted::Aaaa => Ok(vec![Data::Aaaa(address)]),

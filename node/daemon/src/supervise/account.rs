@@ -10,7 +10,7 @@ use nix::errno::Errno;
 use phantom_policy::{errno::Why, socket::Kind};
 use tokio::sync::mpsc::UnboundedSender;
 
-use super::lock;
+use super::{Addresses, lock};
 
 /// Deeds of different kinds; more are only counted.
 const DEEDS: usize = 1_024;
@@ -93,8 +93,20 @@ impl Account {
         }
     }
 
+    /// The program has asked for the addresses of a name.
+    pub fn resolved(&self, host: &str, found: Result<Option<Addresses>, Errno>) {
+        let outcome = found.map_err(|_| Errno::EAGAIN).and_then(|found| found.map(drop).ok_or(Errno::ENOENT));
+        self.note(Deed::Resolves(host.to_owned()), outcome);
+        if let Ok(Some((address, alias))) = found {
+            self.name(address.into(), host);
+            if let Some(alias) = alias {
+                self.name(alias.into(), host);
+            }
+        }
+    }
+
     /// The program has learnt an address of a name.
-    pub fn name(&self, address: IpAddr, name: &str) {
+    fn name(&self, address: IpAddr, name: &str) {
         if let Some(kept) = lock(&self.kept).as_mut()
             && kept.names.len() < NAMES
         {

@@ -39,6 +39,8 @@ const VISITS: usize = 256;
 
 /// Begins a run at the node, once more.
 pub type Again = Box<dyn Fn() -> io::Result<UnixStream> + Send + Sync>;
+/// What is done when a flow's first datagram is on its way.
+pub(super) type AtFirst = Box<dyn FnOnce() + Send>;
 /// What is done at a verdict, or at the end of a flow, for which an error is one that never stood.
 pub(super) type AtVerdict = Box<dyn FnOnce(Result<(), Errno>) + Send>;
 /// What is done when a connection is held: padding is put into it.
@@ -70,7 +72,7 @@ pub(super) enum Ask<'a> {
 /// Who waits for an answer.
 enum Waiter {
     Verdict(AtVerdict, Option<AtHeld>),
-    End(AtVerdict),
+    Flow { at_first: Option<AtFirst>, at_end: AtVerdict },
     Named(SyncSender<Option<Addresses>>),
     Addressed(SyncSender<Option<String>>),
 }
@@ -126,9 +128,11 @@ impl Conversation {
         circle: u64,
         to: SocketAddr,
         far: BorrowedFd<'_>,
+        at_first: AtFirst,
         at_end: AtVerdict,
     ) -> Result<FlowLink, Errno> {
-        let (link, id) = self.ask(Ask::Flow { circle, to }, Some(far), Waiter::End(at_end))?;
+        let waiter = Waiter::Flow { at_first: Some(at_first), at_end };
+        let (link, id) = self.ask(Ask::Flow { circle, to }, Some(far), waiter)?;
         Ok(FlowLink { link, id })
     }
 
@@ -339,7 +343,11 @@ impl Link {
                 let outcome = outcome.map_err(|Told(errno)| Errno::from_raw(errno.into()));
                 match waiter(id) {
                     Some(Waiter::Verdict(at_verdict, _)) => at_verdict(outcome),
-                    Some(Waiter::End(at_end)) if outcome.is_err() => at_end(outcome),
+                    Some(Waiter::Flow { at_end, .. }) if outcome.is_err() => at_end(outcome),
+                    Some(Waiter::Flow { at_first, at_end }) => {
+                        self.keep(id, Waiter::Flow { at_first: None, at_end });
+                        at_first.into_iter().for_each(|at_first| at_first());
+                    }
                     Some(waiter) => self.keep(id, waiter),
                     None => {}
                 }
@@ -368,7 +376,7 @@ impl Link {
                 self.visit(id, Visit { kind, port, address, alias })?;
             }
             FromNode::Ended { id } => {
-                if let Some(Waiter::End(at_end)) = waiter(id) {
+                if let Some(Waiter::Flow { at_end, .. }) = waiter(id) {
                     at_end(Ok(()));
                 }
             }
@@ -419,7 +427,7 @@ impl Link {
         let waiting = lock(&self.waiting).take();
         self.ended.notify_all();
         for waiter in waiting.map(|waiting| waiting.by_id).unwrap_or_default().into_values() {
-            if let Waiter::Verdict(tell, _) | Waiter::End(tell) = waiter {
+            if let Waiter::Verdict(tell, _) | Waiter::Flow { at_end: tell, .. } = waiter {
                 tell(Err(Errno::ENETUNREACH));
             }
         }

@@ -25,7 +25,7 @@ use phantom_policy::{
 };
 
 use super::{
-    Deed, Run,
+    Addresses, Deed, Run,
     call::{Answer, Call, Given, Outcome, Reply, address_bytes},
     capture::Ends,
     connections::{Connections, Leave, State, cookie, disconnect},
@@ -81,6 +81,17 @@ impl Engine {
     /// With the node.
     pub(super) fn conversation(&self) -> &Conversation {
         &self.run.conversation
+    }
+
+    /// The addresses of a name, which the program learns.
+    pub(super) fn addresses_of(&self, host: &str) -> Result<Option<Addresses>, Errno> {
+        let Run { conversation, account, circles, .. } = &self.run;
+        let found = conversation.addresses_of(host);
+        account.resolved(host, found);
+        if let Ok(Some((address, alias))) = found {
+            circles.learn(address, alias);
+        }
+        found
     }
 
     /// From now on others can come in, where the user says so.

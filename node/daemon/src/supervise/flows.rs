@@ -1,7 +1,8 @@
 //! Datagrams of a run to parties, and back.
 //!
 //! A flow is a socket of ours in the island, bound to the party's address and connected to the program's own socket. The node
-//! has it, and reads and writes. A program that connects its socket gets its flow at once. One that does not, may use any
+//! has it, and reads and writes; to the network it is one from its first datagram on, for many a program connects a socket only
+//! to learn which address it would have. A program that connects its socket gets its flow at once. One that does not, may use any
 //! call to send: so what goes to parties outside of flows is captured on the island's loopback device, and made one.
 
 use std::{
@@ -168,19 +169,21 @@ impl Flows {
             number
         };
         let begun = self.far_end(ends).and_then(|far| {
-            let flows = Arc::downgrade(self);
+            let (flows, account) = (Arc::downgrade(self), self.account.clone());
+            let at_first = Box::new(move || account.note(Deed::Connects(Kind::Datagram, ends.party), Ok(())));
             let at_end = Box::new(move |outcome: Result<(), Errno>| {
                 if let Some(flows) = flows.upgrade() {
                     if outcome.is_err() {
                         flows.account.note(Deed::Connects(Kind::Datagram, ends.party), outcome);
                     }
                     flows.end(ends, number, outcome);
+                    if outcome.is_err() {
+                        flows.tell_of_refusal(ends);
+                    }
                 }
             });
-            self.conversation.flow(circle, ends.party, far.as_fd(), at_end)
+            self.conversation.flow(circle, ends.party, far.as_fd(), at_first, at_end)
         });
-        let outcome = begun.as_ref().map(drop).map_err(|errno| *errno);
-        self.account.note(Deed::Connects(Kind::Datagram, ends.party), outcome);
         match &begun {
             Ok(link) => {
                 if let Some(Flow::Stands(place, last)) = lock(&family.known).flows.get_mut(&ends)
@@ -189,9 +192,20 @@ impl Flows {
                     *place = Some(link.clone());
                 }
             }
-            Err(errno) => self.end(ends, number, Err(*errno)),
+            Err(errno) => {
+                self.account.note(Deed::Connects(Kind::Datagram, ends.party), Err(*errno));
+                self.end(ends, number, Err(*errno));
+            }
         }
         begun
+    }
+
+    /// Nobody is at the party's address any more: the kernel says so to whoever sends there, as it is used to. The program has
+    /// sent already, and may wait for an answer: one more goes there in its name.
+    fn tell_of_refusal(&self, Ends { program, party }: Ends) {
+        if let Ok(own) = self.land.of_party(program, Kind::Datagram) {
+            let _told = socket2::SockRef::from(&own).send_to(&[], &party.into());
+        }
     }
 
     /// A socket that is the party to the program's.

@@ -18,8 +18,8 @@ use socket2::{Domain, Socket, Type};
 
 use super::{
     capture,
-    netlink::{Kernel, LOOPBACK_TABLE, NAMES_TABLE},
-    raw,
+    netlink::{Kernel, LOOPBACK, LOOPBACK_TABLE, NAMES_TABLE},
+    presence, raw,
 };
 use crate::frames::send;
 
@@ -72,9 +72,10 @@ pub fn help() -> io::Result<()> {
     run.read_exact(&mut own)?;
     let own: Ipv6Addr = own.into();
     let kernel = Kernel::new()?;
-    kernel.raise_loopback()?;
+    kernel.raise(LOOPBACK)?;
     answer(&run, prepare_v4(&kernel))?;
     answer(&run, prepare_v6(&kernel, own))?;
+    let _programs_may_see_the_truth = presence::show(&kernel);
     drop(kernel);
     // What programs get from now on was made by somebody who may do nothing to this namespace.
     caps::clear(None, caps::CapSet::Effective).map_err(io::Error::other)?;
@@ -121,7 +122,7 @@ fn prepare_v4(kernel: &Kernel) -> io::Result<Vec<OwnedFd>> {
     let _all_ports_are_the_programs = fs::write("/proc/sys/net/ipv4/ip_unprivileged_port_start", "0");
     let _all_connect_first = fs::write("/proc/sys/net/ipv4/tcp_fastopen", "0");
     let (own, anywhere) = (IpAddr::V4(OWN_ALIAS), IpAddr::V4(Ipv4Addr::UNSPECIFIED));
-    kernel.add_address(own)?;
+    kernel.add_address(own, LOOPBACK)?;
     kernel.add_local_route(LOOPBACK_TABLE, (Ipv4Addr::new(127, 192, 0, 0).into(), 10), own)?;
     kernel.add_local_route(NAMES_TABLE, (anywhere, 0), own)?;
     kernel.add_rule(libc::AF_INET, DNS, NAMES_TABLE)?;
@@ -131,7 +132,7 @@ fn prepare_v4(kernel: &Kernel) -> io::Result<Vec<OwnedFd>> {
 fn prepare_v6(kernel: &Kernel, own: Ipv6Addr) -> io::Result<Vec<OwnedFd>> {
     let _is_mostly_so = fs::write("/proc/sys/net/ipv6/conf/all/disable_ipv6", "0");
     let (own, anywhere) = (IpAddr::V6(own), IpAddr::V6(Ipv6Addr::UNSPECIFIED));
-    kernel.add_address(own)?;
+    kernel.add_address(own, LOOPBACK)?;
     kernel.add_local_route(LOOPBACK_TABLE, (Ipv6Addr::new(0xfc00, 0, 0, 0, 0, 0, 0, 0).into(), 8), own)?;
     kernel.add_local_route(NAMES_TABLE, (anywhere, 0), own)?;
     kernel.add_rule(libc::AF_INET6, DNS, NAMES_TABLE)?;

@@ -28,6 +28,8 @@ pub struct Findings {
     pub hidden: u64,
     /// Processes whose descriptors the kernel does not show.
     pub hidden_processes: u64,
+    /// Packets that other interfaces of the run's own network than the loopback one have sent, if it has a network.
+    pub packets_outside: Option<u64>,
 }
 
 /// How the sockets of a run are told from others.
@@ -81,7 +83,10 @@ pub struct Inspector {
 impl Inspector {
     /// Looks at all processes that descend from this one.
     pub fn look(&self) -> Findings {
-        let mut findings = Findings::default();
+        let packets_outside = self
+            .devices()
+            .map(|table| sent(&table).filter(|(name, _)| *name != "lo").map(|(_, packets)| packets).sum());
+        let mut findings = Findings { packets_outside, ..Findings::default() };
         let mut seen = HashSet::new();
         for process in descendants(process::id()) {
             if Some(process) != self.helper {
@@ -94,11 +99,23 @@ impl Inspector {
 
     /// The interfaces of the run's own network, if it has one.
     pub fn interfaces(&self) -> Option<Vec<String>> {
-        let table = fs::read_to_string(format!("/proc/{}/net/dev", self.helper?)).ok()?;
-        // Below two lines of headings.
-        let names = table.lines().skip(2).filter_map(|line| line.split_once(':'));
-        Some(names.map(|(name, _)| name.trim().to_owned()).collect())
+        Some(sent(&self.devices()?).map(|(name, _)| name.to_owned()).collect())
     }
+
+    /// What the kernel tells of all interfaces.
+    fn devices(&self) -> Option<String> {
+        fs::read_to_string(format!("/proc/{}/net/dev", self.helper?)).ok()
+    }
+}
+
+/// Interfaces, and how many packets each has sent.
+fn sent(table: &str) -> impl Iterator<Item = (&str, u64)> {
+    const PACKETS: usize = 9;
+    // Below two lines of headings.
+    table.lines().skip(2).filter_map(|line| {
+        let (name, numbers) = line.split_once(':')?;
+        Some((name.trim(), numbers.split_ascii_whitespace().nth(PACKETS)?.parse().ok()?))
+    })
 }
 
 /// Threads may have descriptors of their own; what several hold, is one.
@@ -212,6 +229,12 @@ mod tests {
                 socket2::Socket::new(libc::AF_NETLINK.into(), socket2::Type::RAW, Some(protocol.into()));
             assert_eq!(Home::Namespace(0).holds(&made.unwrap().into()), Ok(is_at_home), "{protocol}");
         }
+    }
+
+    #[test]
+    fn packets_are_counted_for_each_interface() {
+        let table = "Inter-| Receive\n face |bytes\n    lo: 1 2 0 0 0 0 0 0 9 10 0 0 0 0 0 0\nout0: 3 4 0 0 0 0 0 0 5 6 0 0 0 0 0 0\n x\n";
+        assert_eq!(sent(table).collect::<Vec<_>>(), [("lo", 10), ("out0", 6)]);
     }
 
     #[test]

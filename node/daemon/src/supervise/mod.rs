@@ -10,7 +10,8 @@
 //! - [`engine`]: what becomes of each [`call`], whichever way we are told of it. [`pool`]: threads for those that wait.
 //! - [`calls`]: those that the kernel tells of; [`notify`]: how it does; [`program`]: the program's memory.
 //! - [`library`]: those that the preload library tells of, where there is no seal.
-//! - [`land`]: where sockets live; mostly in an [`island`], which a [`helper`] prepares by [`netlink`].
+//! - [`land`]: where sockets live; mostly in an [`island`], which a [`helper`] prepares by [`netlink`], so that programs take
+//!   themselves for online ([`presence`]).
 //! - [`connections`]: from a connect to its outcome, by [`deadlines`] if need be; [`meeting`]: where we get the far ends of programs' sockets.
 //! - [`flows`]: datagrams to parties, for which those outside of flows are [`capture`]d.
 //! - [`conversation`]: with the node. [`circle`]: what of a run is isolated from what.
@@ -41,6 +42,7 @@ mod names;
 mod netlink;
 mod notify;
 mod pool;
+mod presence;
 mod program;
 mod raw;
 mod relay;
@@ -77,6 +79,7 @@ pub use inspection::{Findings, Inspector};
 pub use land::{Land, NameServers};
 pub use library::{Library, find as find_library, serve};
 use notify::Listener;
+pub(crate) use raw::namespace;
 pub use visits::Open;
 use wall::Wall;
 

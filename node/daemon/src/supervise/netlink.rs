@@ -16,11 +16,13 @@ pub(super) const NAMES_TABLE: u8 = 100;
 /// Before the rules of the kernel's main table.
 const PRIORITY: u32 = 1;
 /// The first device of any namespace.
-const LOOPBACK: u32 = 1;
+pub(super) const LOOPBACK: u32 = 1;
 /// `FRA_PRIORITY`, `FRA_DPORT_RANGE`, and `FR_ACT_TO_TBL`.
 const RULE_PRIORITY: u16 = 6;
 const RULE_PORTS: u16 = 24;
 const TO_TABLE: u8 = 1;
+/// `VETH_INFO_PEER`.
+const VETH_PEER: u16 = 1;
 /// Bytes of a `nlmsghdr`.
 const HEADER: usize = 16;
 
@@ -34,23 +36,34 @@ impl Kernel {
         Ok(Kernel(socket(AddressFamily::Netlink, SockType::Raw, SockFlag::SOCK_CLOEXEC, protocol)?))
     }
 
-    /// The loopback device is up.
-    pub(super) fn raise_loopback(&self) -> io::Result<()> {
-        // `ifinfomsg`: family and kind of no matter, the device, the flags, and which of them are meant.
-        let mut body = vec![0; 4];
-        body.extend(LOOPBACK.to_ne_bytes());
-        body.extend((libc::IFF_UP as u32).to_ne_bytes());
-        body.extend((libc::IFF_UP as u32).to_ne_bytes());
+    /// A device is up.
+    pub(super) fn raise(&self, device: u32) -> io::Result<()> {
+        self.ask(libc::RTM_NEWLINK, link(device, libc::IFF_UP as u32))
+    }
+
+    /// There are two devices that lead to each other, with these names and numbers.
+    pub(super) fn add_pair(&self, [one, other]: [(&str, u32); 2]) -> io::Result<()> {
+        let end = |(name, number): (&str, u32)| {
+            let mut body = link(number, 0);
+            attribute(&mut body, libc::IFLA_IFNAME, &[name.as_bytes(), &[0]].concat());
+            body
+        };
+        let (mut data, mut kind) = (Vec::new(), Vec::new());
+        attribute(&mut data, VETH_PEER, &end(other));
+        attribute(&mut kind, libc::IFLA_INFO_KIND, b"veth");
+        attribute(&mut kind, libc::IFLA_INFO_DATA, &data);
+        let mut body = end(one);
+        attribute(&mut body, libc::IFLA_LINKINFO, &kind);
         self.ask(libc::RTM_NEWLINK, body)
     }
 
-    /// The loopback device has this address.
-    pub(super) fn add_address(&self, address: IpAddr) -> io::Result<()> {
+    /// A device has this address.
+    pub(super) fn add_address(&self, address: IpAddr, device: u32) -> io::Result<()> {
         // `ifaddrmsg`: family, bits, flags, scope, device.
         let flags = libc::IFA_F_PERMANENT | libc::IFA_F_NODAD;
         let (family, bits) = (family(address), octets(address).len() as u8 * 8);
         let mut body = vec![family, bits, flags as u8, libc::RT_SCOPE_UNIVERSE];
-        body.extend(LOOPBACK.to_ne_bytes());
+        body.extend(device.to_ne_bytes());
         attribute(&mut body, libc::IFA_LOCAL, &octets(address));
         attribute(&mut body, libc::IFA_ADDRESS, &octets(address));
         self.ask(libc::RTM_NEWADDR, body)
@@ -105,6 +118,15 @@ impl Kernel {
             None => Err(ErrorKind::InvalidData.into()),
         }
     }
+}
+
+/// `ifinfomsg`: family and kind of no matter, the device, flags that it is to have, and which are meant.
+fn link(device: u32, flags: u32) -> Vec<u8> {
+    let mut body = vec![0; 4];
+    body.extend(device.to_ne_bytes());
+    body.extend(flags.to_ne_bytes());
+    body.extend(flags.to_ne_bytes());
+    body
 }
 
 /// Adds an attribute: length, kind, bytes, and what fills them up to a multiple of four.

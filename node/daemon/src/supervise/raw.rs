@@ -77,7 +77,7 @@ pub(super) fn connect_to(socket: BorrowedFd<'_>, address: &[u8]) -> Result<(), E
 }
 
 /// The kernel's number of the network namespace that a socket is of.
-pub(super) fn namespace(socket: BorrowedFd<'_>) -> Result<u64, Errno> {
+pub(crate) fn namespace(socket: BorrowedFd<'_>) -> Result<u64, Errno> {
     const SO_NETNS_COOKIE: libc::c_int = 71;
     let (mut number, mut length) = (0_u64, size_of::<u64>() as libc::socklen_t);
     // SAFETY: the kernel writes one number of this size.

@@ -52,9 +52,31 @@ enum When {
     Live,
 }
 
+/// What holds a program.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Tier {
+    /// The kernel.
+    Seal,
+    /// A library before libc.
+    Library,
+}
+
+impl Tier {
+    fn sentence(self) -> &'static str {
+        match self {
+            Tier::Seal => "the seal: the kernel stops each call that could lead out",
+            Tier::Library => {
+                "the library: all of this went through libc, and system calls of the program's own would not be seen"
+            }
+        }
+    }
+}
+
 /// Where it is told.
 #[derive(Debug)]
 pub(super) struct Explanation {
+    tier: Tier,
     file: Option<File>,
     is_json: bool,
     /// As it happens, too.
@@ -64,7 +86,7 @@ pub(super) struct Explanation {
 
 impl Wish {
     /// Nothing if nobody asks.
-    pub(super) fn begin(&self) -> anyhow::Result<Option<Explanation>> {
+    pub(super) fn begin(&self, tier: Tier) -> anyhow::Result<Option<Explanation>> {
         if self.explain.is_none() && self.explain_file.is_none() {
             anyhow::ensure!(!self.json, super::super::Usage("--json needs --explain".to_owned()));
             return Ok(None);
@@ -75,7 +97,7 @@ impl Wish {
         };
         let file = self.explain_file.as_ref().map(open).transpose()?;
         let is_live = self.explain == Some(When::Live);
-        Ok(Some(Explanation { file, is_json: self.json, is_live, begun: Instant::now() }))
+        Ok(Some(Explanation { tier, file, is_json: self.json, is_live, begun: Instant::now() }))
     }
 }
 
@@ -158,31 +180,36 @@ pub(super) struct Checked {
     pub(super) hidden: u64,
     /// Processes that could not be looked at.
     pub(super) hidden_processes: u64,
+    /// Packets that went out by other interfaces of the run's own network than the loopback one; nothing if it has none.
+    pub(super) packets_outside: Option<u64>,
 }
 
 impl Checked {
     pub(super) fn look(&mut self, found: Findings) {
         self.looks += 1;
-        let Findings { processes, sockets, foreign, hidden, hidden_processes } = found;
+        let Findings { processes, sockets, foreign, hidden, hidden_processes, packets_outside } = found;
         self.processes = self.processes.max(processes);
         self.sockets = self.sockets.max(sockets);
         self.foreign = self.foreign.max(foreign);
         self.hidden = self.hidden.max(hidden);
         self.hidden_processes = self.hidden_processes.max(hidden_processes);
+        self.packets_outside = self.packets_outside.max(packets_outside);
     }
 
     fn sentences(&self, made: u64) -> String {
         let where_made = match &self.interfaces {
-            Some(interfaces) if interfaces.len() == 1 => {
+            Some(interfaces) => {
                 format!(
-                    "in a network of its own, which has the interface {} and no other",
-                    interfaces.join("")
+                    "in a network of its own, of which no interface leads out ({})",
+                    interfaces.join(", ")
                 )
             }
-            Some(interfaces) => format!("in a network with the interfaces {}", interfaces.join(", ")),
             None => "bound to the loopback interface".to_owned(),
         };
         let mut said = format!("{made} sockets were made for it, {where_made}.");
+        if let Some(packets) = self.packets_outside {
+            said += &format!(" {packets} packets went elsewhere than to the loopback interface.");
+        }
         if self.looks == 0 {
             return said + " It ended before its processes could be looked at.";
         }
@@ -208,9 +235,9 @@ impl Explanation {
     fn tell(&mut self, account: &Account, checked: &Checked) -> io::Result<()> {
         let Some(kept) = account.kept() else { return Ok(()) };
         let text = if self.is_json {
-            json(&kept, checked, self.begun.elapsed().as_secs_f64())?
+            json(&kept, self.tier, checked, self.begun.elapsed().as_secs_f64())?
         } else {
-            table(&kept, checked)
+            table(&kept, self.tier, checked)
         };
         self.say(&text)
     }
@@ -230,7 +257,7 @@ pub(super) fn line(news: &News, names: &HashMap<IpAddr, String>) -> String {
     format!("phantom: {} {}: {outcome}\n", what(deed), object(deed, names))
 }
 
-fn table(kept: &Kept, checked: &Checked) -> String {
+fn table(kept: &Kept, tier: Tier, checked: &Checked) -> String {
     let rows: Vec<(&str, String, String)> = kept
         .deeds
         .iter()
@@ -257,7 +284,7 @@ fn table(kept: &Kept, checked: &Checked) -> String {
     if kept.further > 0 {
         text += &format!("  and {} times something else, for which there was no room\n", kept.further);
     }
-    text + &format!("  checked: {}\n", checked.sentences(kept.sockets))
+    text + &format!("  held by {}\n  checked: {}\n", tier.sentence(), checked.sentences(kept.sockets))
 }
 
 fn what(deed: &Deed) -> &'static str {
@@ -311,6 +338,7 @@ fn told(deed: &Deed, outcome: i32) -> String {
 #[derive(Serialize)]
 struct Told<'k> {
     seconds: f64,
+    tier: Tier,
     deeds: Vec<ToldDeed<'k>>,
     /// For which there was no room.
     further: u64,
@@ -342,7 +370,7 @@ struct ToldOutcome {
     times: u64,
 }
 
-fn json(kept: &Kept, checked: &Checked, seconds: f64) -> io::Result<String> {
+fn json(kept: &Kept, tier: Tier, checked: &Checked, seconds: f64) -> io::Result<String> {
     let deeds = kept.deeds.iter().map(|(deed, tally)| {
         let (kind, place, port, name) = match deed {
             Deed::Connects(kind, to) | Deed::ConnectsHere(kind, to) => {
@@ -378,7 +406,7 @@ fn json(kept: &Kept, checked: &Checked, seconds: f64) -> io::Result<String> {
         }
     });
     let told =
-        Told { seconds, deeds: deeds.collect(), further: kept.further, sockets: kept.sockets, checked };
+        Told { seconds, tier, deeds: deeds.collect(), further: kept.further, sockets: kept.sockets, checked };
     Ok(serde_json::to_string_pretty(&told)? + "\n")
 }
 
@@ -391,7 +419,7 @@ mod tests {
     fn account() -> Kept {
         let account = Account::open(None);
         let alias: SocketAddr = "127.192.0.1:80".parse().unwrap();
-        account.name(alias.ip(), "x.ap");
+        account.resolved("x.ap", Ok(Some(("fc00::1".parse().unwrap(), Some([127, 192, 0, 1].into())))));
         account.note(Deed::Connects(Kind::Stream, alias), Ok(()));
         account.note(Deed::Connects(Kind::Stream, alias), Ok(()));
         account.note(Deed::Connects(Kind::Stream, alias), Err(Errno::ECONNREFUSED));
@@ -406,17 +434,19 @@ mod tests {
 
     fn checked() -> Checked {
         let mut checked = Checked { interfaces: Some(vec!["lo".to_owned()]), ..Checked::default() };
-        checked.look(Findings { processes: 2, sockets: 4, ..Findings::default() });
-        checked.look(Findings { processes: 1, sockets: 7, ..Findings::default() });
+        let found = Findings { packets_outside: Some(0), ..Findings::default() };
+        checked.look(Findings { processes: 2, sockets: 4, ..found });
+        checked.look(Findings { processes: 1, sockets: 7, ..found });
         checked
     }
 
     #[test]
     fn people_see_a_table_of_what_was_done_and_how_often() {
-        let table = table(&account(), &checked());
+        let table = table(&account(), Tier::Seal, &checked());
         for line in [
             "  connected to  x.ap:80           3 times: ok 2, connection refused 1",
             "  connected to  [fc00::2]:53/udp  once: ok",
+            "  held by the seal: the kernel stops each call that could lead out",
             r"  asked for     \u{1b}[2J.com     once: no such name",
             "  was refused   8.8.8.8:443       once: not of the network: only names in .ap lead anywhere",
         ] {
@@ -434,13 +464,21 @@ mod tests {
             "{said}"
         );
         let mut found = checked();
-        found.look(Findings { processes: 1, sockets: 1, foreign: 1, hidden: 2, hidden_processes: 3 });
+        found.look(Findings {
+            processes: 1,
+            sockets: 1,
+            foreign: 1,
+            hidden: 2,
+            hidden_processes: 3,
+            packets_outside: Some(3),
+        });
         let said = found.sentences(1);
         assert!(
             said.contains("found 1 that could lead")
                 && said.contains("not sealed")
                 && said.contains("2 could not")
-                && said.contains("Into 3 of the processes"),
+                && said.contains("Into 3 of the processes")
+                && said.contains("3 packets went elsewhere"),
             "{said}"
         );
     }
@@ -448,11 +486,12 @@ mod tests {
     #[test]
     fn the_names_of_the_json_fields_stand() {
         let told: serde_json::Value =
-            serde_json::from_str(&json(&account(), &checked(), 1.5).unwrap()).unwrap();
+            serde_json::from_str(&json(&account(), Tier::Library, &checked(), 1.5).unwrap()).unwrap();
         assert_eq!(told["seconds"], 1.5);
+        assert_eq!((&told["tier"], &told["checked"]["packets_outside"]), (&"library".into(), &0.into()));
         assert_eq!(told["checked"]["foreign"], 0);
         assert_eq!(told["checked"]["interfaces"], serde_json::json!(["lo"]));
-        let refused = &told["deeds"][3];
+        let refused = &told["deeds"][4];
         assert_eq!((&refused["deed"], &refused["port"]), (&"refused".into(), &443.into()));
         let connects = &told["deeds"][0];
         assert_eq!((&connects["name"], &connects["protocol"]), (&"x.ap".into(), &"tcp".into()));
@@ -461,8 +500,8 @@ mod tests {
 
     #[test]
     fn nothing_is_told_unless_it_is_asked_for() {
-        assert!(Wish::default().begin().unwrap().is_none());
+        assert!(Wish::default().begin(Tier::Seal).unwrap().is_none());
         let json_of_nothing = Wish { json: true, ..Wish::default() };
-        assert!(json_of_nothing.begin().unwrap_err().is::<super::super::super::Usage>());
+        assert!(json_of_nothing.begin(Tier::Seal).unwrap_err().is::<super::super::super::Usage>());
     }
 }

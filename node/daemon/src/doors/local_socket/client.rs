@@ -1,7 +1,7 @@
 //! The command line's side of the local socket.
 
 use std::{
-    fs, io,
+    env, fs, io,
     net::Ipv6Addr,
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
@@ -10,10 +10,13 @@ use std::{
 
 use nix::unistd::geteuid;
 use phantom_protocol::address::ApName;
-use tokio::net::UnixStream;
+use tokio::{io::AsyncWriteExt, net::UnixStream};
 
-use super::{Publish, Reply, Request, VERSION, frame};
+use super::{Publish, Reply, Request, VERSION, frame, origin};
 use crate::doors::{Ended, HostRequest, Hosted, LookedUp, Pinged, Status, Visit};
+
+/// In the environment of what runs under `phantom run`, so that prompts can show it.
+pub const INSIDE: &str = "PHANTOM_RUN";
 
 /// Why a running node did not do what it was asked.
 #[derive(Debug, thiserror::Error)]
@@ -25,6 +28,9 @@ pub enum ClientError {
         .0.iter().map(|place| place.display().to_string()).collect::<Vec<_>>().join(" or ")
     )]
     NotRunning(Vec<PathBuf>),
+    /// Nobody answers to what is sealed.
+    #[error("This is inside of a phantom run, and nodes take no commands from there. Type it outside of it.")]
+    Inside,
     /// A socket of somebody else.
     #[error("The node at {0} belongs to another user.")]
     NotYours(PathBuf),
@@ -58,12 +64,21 @@ impl LocalClient {
                 Err(_) => {}
             }
         }
-        Err(ClientError::NotRunning(places.to_vec()))
+        Err(if env::var_os(INSIDE).is_some() {
+            ClientError::Inside
+        } else {
+            ClientError::NotRunning(places.to_vec())
+        })
     }
 
     async fn greet(stream: UnixStream, place: &Path) -> Result<LocalClient, ClientError> {
+        let frame = frame::encode(&Request::Hello { version: VERSION })?;
+        // Without one the node says what is wrong.
+        let proof = origin::proof().ok();
+        let sent = origin::show(&stream, &frame, proof.as_ref()).await?;
         let mut client = LocalClient(stream);
-        match client.ask(&Request::Hello { version: VERSION }).await {
+        client.0.write_all(frame.get(sent..).unwrap_or_default()).await?;
+        match client.answer().await {
             Ok(Reply::Hello { version: VERSION, .. }) => Ok(client),
             Ok(_) => Err(ClientError::Strange),
             // A node of another user closes without a word.
@@ -159,6 +174,10 @@ impl LocalClient {
 
     async fn ask(&mut self, request: &Request) -> Result<Reply, ClientError> {
         frame::write(&mut self.0, request).await?;
+        self.answer().await
+    }
+
+    async fn answer(&mut self) -> Result<Reply, ClientError> {
         let frame = frame::read(&mut self.0, frame::REPLY).await?;
         let frame = frame.ok_or_else(|| io::Error::from(io::ErrorKind::UnexpectedEof))?;
         match serde_json::from_slice(&frame) {

@@ -15,11 +15,16 @@ pub(super) async fn write(
     stream: &mut (impl AsyncWrite + Unpin),
     message: &impl Serialize,
 ) -> io::Result<()> {
+    stream.write_all(&encode(message)?).await
+}
+
+/// One frame.
+pub(super) fn encode(message: &impl Serialize) -> io::Result<Vec<u8>> {
     let mut frame = vec![0; 4];
     serde_json::to_writer(&mut frame, message)?;
     let length = u32::try_from(frame.len() - 4).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
     frame.splice(..4, length.to_be_bytes());
-    stream.write_all(&frame).await
+    Ok(frame)
 }
 
 /// Reads one frame; nothing at an orderly end. Memory is taken as bytes come, not as the length promises.

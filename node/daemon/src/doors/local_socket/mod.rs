@@ -2,10 +2,11 @@
 //!
 //! One protocol, version 1: frames of a length (4 bytes, highest first) and JSON. A client says [`Request::Hello`] with
 //! its version first; the node answers each request with one [`Reply`], in order. What a node does not know is answered
-//! with an error, never ignored. Only the user who runs the node is served.
+//! with an error, never ignored. Only the user who runs the node is served, and nobody who is under `phantom run`.
 
 mod client;
 mod frame;
+mod origin;
 mod place;
 mod server;
 #[cfg(test)]
@@ -17,7 +18,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Ended, HostRequest, Hosted, LookedUp, Pinged, Status, Visit};
 
-pub use client::{ClientError, LocalClient};
+pub use client::{ClientError, INSIDE, LocalClient};
 pub use place::{BindError, LocalSocket, client_places, demo_places, make_folders, node_places};
 
 /// The version of the protocol.

@@ -5,6 +5,7 @@ use std::{convert::Infallible, io, sync::Arc, time::Duration};
 use nix::unistd::geteuid;
 use phantom_protocol::{address::ApName, identity::ApPublic};
 use tokio::{
+    io::AsyncReadExt,
     net::UnixStream,
     sync::{OwnedSemaphorePermit, Semaphore},
     task::JoinSet,
@@ -12,13 +13,16 @@ use tokio::{
 };
 use tracing::{debug, warn};
 
-use super::{ErrorCode, LocalSocket, Publish, Reply, Request, VERSION, frame};
+use super::{ErrorCode, LocalSocket, Publish, Reply, Request, VERSION, frame, origin};
 use crate::doors::{Begun, CommandHandle, LABEL_RULE, Runs, is_label};
 
 /// Clients at once; more wait.
 const CLIENTS: usize = 64;
 /// A client that asks nothing for so long is left.
 const SILENCE: Duration = Duration::from_secs(60);
+/// What a client is told that is not where the node is.
+const AWAY: &str = "The node takes no commands from inside of a phantom run, nor from another network namespace than its own. \
+                    Type it where the node was started.";
 /// No ping takes longer.
 const LONGEST_PING: Duration = Duration::from_secs(60);
 
@@ -63,13 +67,19 @@ async fn serve_client<N: CommandHandle>(
     runs: &Arc<Runs<N>>,
     place: OwnedSemaphorePermit,
 ) -> io::Result<()> {
-    let mut greeted = false;
+    let Some((first, is_here)) = timeout(SILENCE, origin::look(&stream)).await?? else { return Ok(()) };
+    let (first, mut greeted) = ([first], false);
+    let mut begun = &first[..];
     loop {
-        let next = timeout(SILENCE, frame::read(&mut stream, frame::REQUEST)).await??;
+        let mut said = (&mut begun).chain(&mut stream);
+        let next = timeout(SILENCE, frame::read(&mut said, frame::REQUEST)).await??;
         let Some(frame) = next else { return Ok(()) };
         let reply = match serde_json::from_slice(&frame) {
             Err(error) => {
                 wrong(ErrorCode::Request, format!("This node does not know this request: {error}."))
+            }
+            Ok(Request::Hello { version: VERSION }) if !is_here => {
+                return frame::write(&mut stream, &wrong(ErrorCode::Failed, AWAY.to_owned())).await;
             }
             Ok(Request::Hello { version: VERSION }) => {
                 greeted = true;

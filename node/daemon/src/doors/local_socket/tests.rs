@@ -4,7 +4,7 @@ use std::{
     io::{Read, Write},
     net::IpAddr,
     os::{
-        fd::{AsFd, BorrowedFd},
+        fd::{AsFd, BorrowedFd, OwnedFd},
         unix::fs::PermissionsExt,
     },
     path::PathBuf,
@@ -179,9 +179,12 @@ fn wish(port: u16, label: &str) -> HostRequest {
 
 /// Sends a frame and reads the reply.
 async fn say(stream: &mut UnixStream, message: Value) -> Value {
-    let text = message.to_string();
-    stream.write_u32(text.len() as u32).await.unwrap();
-    stream.write_all(text.as_bytes()).await.unwrap();
+    say_showing(stream, message, Some(origin::proof().unwrap())).await
+}
+
+async fn say_showing(stream: &mut UnixStream, message: Value, proof: Option<OwnedFd>) -> Value {
+    let frame = frame::encode(&message).unwrap();
+    assert_eq!(origin::show(stream, &frame, proof.as_ref()).await.unwrap(), frame.len());
     let mut reply = vec![0; stream.read_u32().await.unwrap() as usize];
     stream.read_exact(&mut reply).await.unwrap();
     serde_json::from_slice(&reply).unwrap()
@@ -228,6 +231,22 @@ async fn other_versions_and_unknown_requests_are_errors() {
     assert_eq!(say(&mut stream, json!({"request": "status"})).await["reply"], "status");
     assert_eq!(say(&mut stream, json!({"request": "hello", "version": 2})).await["code"], "version");
     assert_eq!(stream.read(&mut [0]).await.unwrap(), 0);
+}
+
+#[tokio::test]
+async fn who_shows_no_socket_of_the_nodes_own_network_gives_no_orders() {
+    let world = world().await;
+    let bound = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    bound.bind_device(Some(b"lo")).unwrap();
+    let (unix, _) = std::os::unix::net::UnixStream::pair().unwrap();
+    for shown in [None, Some(unix.into()), Some(bound.into())] {
+        let mut stream = UnixStream::connect(&world.place).await.unwrap();
+        assert_eq!(say_showing(&mut stream, json!({"request": "status"}), shown).await["code"], "version");
+        // It is too late for another one.
+        let refused = say(&mut stream, json!({"request": "hello", "version": 1})).await;
+        assert!(refused["message"].as_str().unwrap().contains("inside of a phantom run"), "{refused}");
+        assert_eq!(stream.read(&mut [0]).await.unwrap(), 0);
+    }
 }
 
 #[tokio::test]

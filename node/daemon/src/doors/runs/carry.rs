@@ -16,7 +16,7 @@ use tokio::{
     io::AsyncReadExt,
     net::{TcpStream, UdpSocket},
     sync::mpsc,
-    time::{MissedTickBehavior, interval_at},
+    time::{MissedTickBehavior, interval_at, timeout},
 };
 
 use super::{Run, conversation::Voice, padding::Padding};
@@ -81,13 +81,20 @@ impl<N: CommandHandle> Run<N> {
         id: u32,
         circle: u64,
         to: SocketAddr,
-        early: mpsc::Receiver<Vec<u8>>,
+        mut early: mpsc::Receiver<Vec<u8>>,
         voice: &Voice,
     ) {
+        let Ok(first) = timeout(IDLE, first(&program, &mut early)).await else {
+            drop(program);
+            return voice.say(FromNode::Ended { id }).await;
+        };
         let (program, is_used) = (Arc::new(program), Arc::new(AtomicBool::new(true)));
         match self.open_flow(circle, to, &program, &is_used).await {
-            Ok((flow, _hold)) => {
+            Ok((mut flow, _hold)) => {
                 voice.verdict(id, Ok(())).await;
+                if let Some(first) = first {
+                    flow.send(&first);
+                }
                 pump(&program, flow, early, &is_used).await;
                 drop(program);
                 voice.say(FromNode::Ended { id }).await;
@@ -126,6 +133,14 @@ impl<N: CommandHandle> Run<N> {
 async fn drain(program: &mut TcpStream, padding: u64) -> io::Result<()> {
     let drained = tokio::io::copy(&mut program.take(padding), &mut tokio::io::sink()).await?;
     if drained == padding { Ok(()) } else { Err(io::ErrorKind::UnexpectedEof.into()) }
+}
+
+/// Waits until there is something to carry, which is returned if it has come the other way.
+async fn first(program: &UdpSocket, early: &mut mpsc::Receiver<Vec<u8>>) -> Option<Vec<u8>> {
+    tokio::select! {
+        Some(datagram) = early.recv() => Some(datagram),
+        _readable_or_over = program.readable() => None,
+    }
 }
 
 async fn pump(

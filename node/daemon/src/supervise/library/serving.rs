@@ -131,7 +131,7 @@ impl<L: Lookup> Answering<L> {
         let node = self.engine.conversation();
         match asked {
             Asked::Name(name) => {
-                let known = str::from_utf8(name).map_or(Ok(None), |name| node.addresses_of(name));
+                let known = str::from_utf8(name).map_or(Ok(None), |name| self.engine.addresses_of(name));
                 let answer = match known {
                     Ok(Some((address, alias))) => Said::Addresses(address, alias),
                     Ok(None) => Said::Unknown,

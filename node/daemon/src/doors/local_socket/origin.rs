@@ -1,0 +1,96 @@
+//! Whence a client comes: a node takes commands from its own network namespace alone.
+//!
+//! A program under `phantom run` may connect to every UNIX socket that its user may, so to any node's; but its sockets of the
+//! Internet are of its run's own network, or are bound to the loopback interface. So who begins a conversation shows one, and
+//! the kernel tells whose it is. Nobody has to be asked who is connected, nor anything be known of who runs what.
+
+use std::{
+    collections::VecDeque,
+    io::{self, ErrorKind},
+    os::fd::{AsFd, OwnedFd},
+};
+
+use nix::errno::Errno;
+use socket2::{Domain, SockRef, Socket, Type};
+use tokio::{io::Interest, net::UnixStream};
+
+use crate::{
+    frames::{receive, send},
+    supervise::namespace,
+};
+
+/// What a socket says of where it is.
+#[derive(Debug, PartialEq, Eq)]
+struct Place {
+    namespace: u64,
+    device: Option<Vec<u8>>,
+}
+
+impl Place {
+    /// Nothing on kernels that do not tell (before Linux 5.14).
+    fn of(socket: &impl AsFd) -> io::Result<Option<Place>> {
+        let seen = SockRef::from(socket);
+        if ![Domain::IPV4, Domain::IPV6].contains(&seen.domain()?) {
+            return Err(ErrorKind::InvalidInput.into());
+        }
+        match namespace(socket.as_fd()) {
+            Ok(namespace) => Ok(Some(Place { namespace, device: seen.device()? })),
+            Err(Errno::ENOPROTOOPT) => Ok(None),
+            Err(errno) => Err(errno.into()),
+        }
+    }
+}
+
+/// What a client has to show.
+pub(super) fn proof() -> io::Result<OwnedFd> {
+    let made = Socket::new(Domain::IPV4, Type::DGRAM, None);
+    made.or_else(|_| Socket::new(Domain::IPV6, Type::DGRAM, None)).map(OwnedFd::from)
+}
+
+/// Says the beginning of a conversation, and shows what there is to show. Says how many bytes were taken.
+pub(super) async fn show(to: &UnixStream, bytes: &[u8], proof: Option<&OwnedFd>) -> io::Result<usize> {
+    let shown: Vec<_> = proof.into_iter().map(AsFd::as_fd).collect();
+    loop {
+        to.writable().await?;
+        match to.try_io(Interest::WRITABLE, || send(to, bytes, &shown)) {
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+            sent => return sent,
+        }
+    }
+}
+
+/// The first byte of a conversation, and whether its client is where this node is. Nothing at the end.
+pub(super) async fn look(from: &UnixStream) -> io::Result<Option<(u8, bool)>> {
+    let (mut byte, mut shown) = ([0], VecDeque::new());
+    loop {
+        from.readable().await?;
+        match from.try_io(Interest::READABLE, || receive(from, &mut byte, &mut shown)) {
+            Ok(0) => return Ok(None),
+            Ok(_) => return Ok(Some((byte[0], is_here(shown.front()).unwrap_or(false)))),
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+fn is_here(shown: Option<&OwnedFd>) -> io::Result<bool> {
+    let Some(here) = Place::of(&proof()?)? else { return Ok(true) };
+    Ok(shown.map(Place::of).transpose()?.flatten() == Some(here))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_shows_a_socket_of_here_is_here_and_nobody_else() {
+        assert!(is_here(Some(&proof().unwrap())).unwrap());
+        assert!(!is_here(None).unwrap());
+        let (unix, _) = std::os::unix::net::UnixStream::pair().unwrap();
+        assert!(is_here(Some(&unix.into())).is_err());
+        assert!(is_here(Some(&tempfile::tempfile().unwrap().into())).is_err());
+        let bound = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        bound.bind_device(Some(b"lo")).unwrap();
+        assert!(!is_here(Some(&bound.into())).unwrap(), "as those of runs are where there are no namespaces");
+    }
+}
