@@ -128,7 +128,7 @@ impl Explanation {
         let mut asked = signal(SignalKind::user_defined1())?;
         let (ends, mut has_ended) = oneshot::channel();
         let following = tokio::spawn(async move {
-            let mut checked = Checked { interfaces: inspector.interfaces(), ..Checked::default() };
+            let mut checked = Checked::default();
             let mut looks = interval(LOOK);
             looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
             let mut news = news;
@@ -136,16 +136,16 @@ impl Explanation {
                 let next = async { news.as_mut()?.recv().await };
                 tokio::select! {
                     Some(news) = next => self.say(&line(&news, &account.names()))?,
-                    _ = looks.tick() => checked.look(block_in_place(|| inspector.look())),
+                    _ = looks.tick() => checked.look_by(&inspector),
                     Some(()) = asked.recv() => {
-                        checked.look(block_in_place(|| inspector.look()));
+                        checked.look_by(&inspector);
                         self.tell(&account, &checked)?;
                     }
                     _ = &mut has_ended => break,
                 }
             }
             // Its children may go on.
-            checked.look(block_in_place(|| inspector.look()));
+            checked.look_by(&inspector);
             while let Some(news) = news.as_mut().and_then(|news| news.try_recv().ok()) {
                 self.say(&line(&news, &account.names()))?;
             }
@@ -185,6 +185,12 @@ pub(super) struct Checked {
 }
 
 impl Checked {
+    /// The run's network is prepared while the program is on its way already.
+    fn look_by(&mut self, inspector: &Inspector) {
+        self.interfaces = inspector.interfaces().or(self.interfaces.take());
+        self.look(block_in_place(|| inspector.look()));
+    }
+
     pub(super) fn look(&mut self, found: Findings) {
         self.looks += 1;
         let Findings { processes, sockets, foreign, hidden, hidden_processes, packets_outside } = found;
