@@ -38,10 +38,10 @@ class Demo:
     """`phantom demo`, ready to be used."""
 
     def __init__(self, t, *options, name="demo", ready=READY, program=None):
-        self.t, self.name = t, name
+        self.t, self.name, self.program = t, name, program or build.phantom()
         ready_file = t.folder / f"{name}.json"
         self.socks = f"127.0.0.1:{free_port()}"
-        command = [program or build.phantom(), "demo", "--socks", self.socks, "--ready-file", ready_file, *options]
+        command = [self.program, "demo", "--socks", self.socks, "--ready-file", ready_file, *options]
         self.process = t.children.start(name, *command, environment=world(t.folder, name))
         wait_for("the demo's ready file", lambda: complete_json(ready_file), ready, self.process)
         facts = complete_json(ready_file)
@@ -54,11 +54,11 @@ class Demo:
 
     def ask(self, *command, check=True, bound=60):
         """Any other subcommand, against this demo."""
-        return self.t.children.run(build.phantom(), *command, environment=self.environment(), check=check, bound=bound)
+        return self.t.children.run(self.program, *command, environment=self.environment(), check=check, bound=bound)
 
     def start(self, name, *command):
         """A subcommand that goes on."""
-        return self.t.children.start(name, build.phantom(), *command, environment=self.environment())
+        return self.t.children.start(name, self.program, *command, environment=self.environment())
 
     def environment(self):
         return world(self.t.folder, self.name)
@@ -99,7 +99,7 @@ class Node:
 
     def ask(self, *command, check=True, bound=60):
         """Any other subcommand, against this daemon."""
-        return self.t.children.run(build.phantom(), *command, environment=self.environment(), check=check, bound=bound)
+        return self.t.children.run(self.program, *command, environment=self.environment(), check=check, bound=bound)
 
     def invitation(self):
         found = wait_for("an invitation", lambda: INVITATION.search(self.printed()), 20, self.process)
