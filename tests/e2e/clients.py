@@ -135,7 +135,9 @@ class Services:
         self.facts["udp"] = udp_port()
         self.facts |= {"folder": t.folder, "sources": SOURCES, "ssh": ssh_server(t, needed("sshd"))}
         (t.folder / "nginx.conf").write_text(filled_in(NGINX, {**self.facts, "user": getpass.getuser()}))
-        (t.folder / "rsync.conf").write_text(f"use chroot = no\nuid = {os.getuid()}\ngid = {os.getgid()}\n[all]\npath = {shared}\n")
+        # Otherwise it would be nobody, who may not read here; who is not root is nobody else anyway.
+        stays = "uid = 0\ngid = 0\n" if os.getuid() == 0 else ""
+        (t.folder / "rsync.conf").write_text(f"use chroot = no\n{stays}[all]\npath = {shared}\n")
         self.start("web", needed("nginx"), "-p", t.folder, "-c", t.folder / "nginx.conf", "-e", "stderr")
         self.start("git", needed("git"), "daemon", "--listen=127.0.0.1", "--port={git}", "--export-all", "--base-path={folder}/shared")
         self.start("rsync", needed("rsync"), "--daemon", "--no-detach", "--config={folder}/rsync.conf", "--address=127.0.0.1", "--port={rsync}")

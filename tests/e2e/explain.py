@@ -132,8 +132,9 @@ def whole(file):
 @test(bound=100)
 def processes_of_a_run_share_a_session_unless_they_are_parted(t):
     demo = Demo(t)
-    thrice = ["--", "sh", "-c", "for i in 1 2 3; do curl -q -sSf -o page $0 || exit 1; done", f"{demo.url}/bytes/10"]
-    for options, sessions in (([], 1), (["--isolate", "by-destination"], 1), (["--isolate", "by-process"], 3)):
+    thrice = ["--", "sh", "-c", "for by in -4 -6 -4; do curl -q -sSf $by -o page $0 || exit 1; done", f"{demo.url}/bytes/10"]
+    by_destination, by_process = ["--isolate", "by-destination"], ["--isolate", "by-process"]
+    for options, sessions in (([], 1), (by_destination, 1), ([*by_destination, "--preload-only"], 1), (by_process, 3)):
         before = demo.status()["sessions"]
         demo.ask("run", *options, *thrice, bound=80)
         assert demo.status()["sessions"] - before == sessions, (options, before, demo.status()["sessions"])

@@ -43,22 +43,22 @@ def a_user_without_rights_runs_clients_and_servers_and_learns_what_they_did(t):
     user = User(t)
     demo = Demo(t, "--hops", 1, "--nodes", 4, program=user.phantom)
     url, expected = f"{demo.url}/bytes/{SIZE}", demo.get(f"/sha256/{SIZE}").strip()
-    status = dict(line.split(":\t", 1) for line in user.run(demo, "--", "cat", "/proc/self/status").stdout.splitlines())
+    status = dict(line.split(":\t", 1) for line in demo.ask("run", "--", "cat", "/proc/self/status").stdout.splitlines())
     assert status["Uid"].split() == [str(user.number)] * 4 and status["NoNewPrivs"] == "1", status
     assert all(int(status[rights], 16) == 0 for rights in NO_RIGHTS), status
     fetch = ["curl", "-q", "-sSf", url]
     for fetch in (fetch, ["busybox", "wget", "-q", "-O", "-", url], ["unshare", "--user", "--map-root-user", *fetch]):
-        done = user.run(demo, "--", "sh", "-c", '"$@" | sha256sum', "sh", *fetch)
+        done = demo.ask("run", "--", "sh", "-c", '"$@" | sha256sum', "sh", *fetch)
         assert done.stdout.split()[0] == expected and not done.stderr, (fetch, done)
-    done = user.run(demo, "--", "curl", "-q", "-sS", "http://93.184.216.34/", check=False)
+    done = demo.ask("run", "--", "curl", "-q", "-sS", "http://93.184.216.34/", check=False)
     assert done.returncode == 7 and "93.184.216.34" in done.stderr, done
 
     (t.folder / "served").write_bytes(os.urandom(SIZE))
-    server = user.start(demo, "server", "--publish", 80, "--", "python3", "-m", "http.server", 80)
+    server = demo.start("server", "run", "--publish", 80, "--", "python3", "-m", "http.server", 80)
     page = f"http://{name_of(server)}/served"
     file = t.folder / "told.json"
     fetch = ["--explain-file", file, "--json", "--", "curl", "-q", "-sSf", "-o", t.folder / "got", page]
-    wait_for("the server", lambda: user.run(demo, *fetch, check=False).returncode == 0, READY, server)
+    wait_for("the server", lambda: demo.ask("run", *fetch, check=False).returncode == 0, READY, server)
     assert (t.folder / "got").read_bytes() == (t.folder / "served").read_bytes()
     told = json.loads(file.read_text())
     # It listens for IPv4 alone.
@@ -68,7 +68,7 @@ def a_user_without_rights_runs_clients_and_servers_and_learns_what_they_did(t):
     agent = t.folder / "agent"
     t.children.start("agent", "ssh-agent", "-D", "-a", agent)
     wait_for("the agent", agent.exists, 20)
-    asked = user.run(demo, "--", "env", f"SSH_AUTH_SOCK={agent}", "ssh-add", "-l", check=False)
+    asked = demo.ask("run", "--", "env", f"SSH_AUTH_SOCK={agent}", "ssh-add", "-l", check=False)
     assert asked.returncode == 1 and asked.stdout == "The agent has no identities.\n", asked
 
 
@@ -81,7 +81,7 @@ def a_browser_with_its_own_walls_reaches_pages_and_nothing_else(t):
     file = t.folder / "told.json"
     quiet = ["--headless", "--disable-gpu", "--no-first-run", "--disable-component-update", "--disable-background-networking"]
     browser = ["chromium", *quiet, f"--user-data-dir={t.folder / 'browser'}", "--dump-dom", demo.url]
-    done = user.run(demo, "--explain-file", file, "--json", "--", *browser)
+    done = demo.ask("run", "--explain-file", file, "--json", "--", *browser)
     assert "<title>Phantom: it works</title>" in done.stdout, done
     checked = json.loads(file.read_text())["checked"]
     assert checked["processes"] > 3 and checked["sockets"] > 3 and checked["foreign"] == 0, checked
@@ -94,11 +94,11 @@ def what_hides_from_its_user_is_refused_and_its_user_is_told_once(t):
     host = demo.site.split(":")[0]
     (t.folder / "hides.py").write_text(HIDES)
     program = ["python3", t.folder / "hides.py", host]
-    assert user.run(demo, "--", *program).stdout == f"0 0 {ECONNREFUSED}\n"
+    assert demo.ask("run", "--", *program).stdout == f"0 0 {ECONNREFUSED}\n"
     # Its socket was made while it was to be seen; it begins to hide before it uses that.
     file = t.folder / "told.json"
     twice = ["sh", "-c", '"$@"; "$@"', "sh", *program, "hides"]
-    done = user.run(demo, "--explain-file", file, "--json", "--", *twice)
+    done = demo.ask("run", "--explain-file", file, "--json", "--", *twice)
     assert done.stdout == f"{EPERM} {EPERM} {EPERM}\n" * 2, done
     assert done.stderr.startswith("phantom: python3 lets no other program of its user look into it"), done
     assert done.stderr.count("\n") == 1 and "phantom run --preload-only" in done.stderr, done
@@ -106,12 +106,12 @@ def what_hides_from_its_user_is_refused_and_its_user_is_told_once(t):
     [[outcome]] = [deed["outcomes"] for deed in told["deeds"] if deed["deed"] == "refused"]
     file.unlink()
     assert outcome["errno"] == EPERM and outcome["times"] >= 6, told
-    waits = user.start(demo, "waits", "--explain-file", file, "--json", "--", *program, "hides", "waits")
+    waits = demo.start("waits", "run", "--explain-file", file, "--json", "--", *program, "hides", "waits")
     wait_for("the program to hide", lambda: f"{EPERM} {EPERM} {EPERM}\n" in waits.log.read_text(), 20, waits)
     waits.send_signal(signal.SIGUSR1)
     told = wait_for("what is known by now", lambda: whole(file), 20, waits)
     assert told["checked"]["hidden_processes"] == 1 and told["checked"]["foreign"] == 0, told
-    done = user.run(demo, "--preload-only", "--", *program, "hides")
+    done = demo.ask("run", "--preload-only", "--", *program, "hides")
     assert done.stdout == f"0 0 {ECONNREFUSED}\n" and "look into it" not in done.stderr, done
 
     # Who may execute a file and not read it, may not look into what it becomes either.
@@ -119,12 +119,12 @@ def what_hides_from_its_user_is_refused_and_its_user_is_told_once(t):
     shutil.copy(shutil.which("curl"), secret)
     secret.chmod(0o711)
     if os.getuid() == 0:
-        done = user.run(demo, "--", secret, "-q", "-sS", demo.url, check=False)
+        done = demo.ask("run", "--", secret, "-q", "-sS", demo.url, check=False)
         assert done.returncode == 6 and not done.stdout and done.stderr.count("secret lets no other program") == 1, done
     # It hides as soon as it runs, and Debian has it run in a group of its own.
-    set_group = user.run(demo, "--", "ssh-agent", "-D", check=False)
+    set_group = demo.ask("run", "--", "ssh-agent", "-D", check=False)
     assert set_group.returncode == 126 and "(set-gid)" in set_group.stderr and set_group.stderr.count("\n") == 1, set_group
-    done = user.run(demo, "--", "sh", "-c", "ssh-agent -D; exit $?", check=False)
+    done = demo.ask("run", "--", "sh", "-c", "ssh-agent -D; exit $?", check=False)
     assert done.returncode == 1 and "Operation not permitted" in done.stderr, done
     assert done.stderr.count("phantom: ssh-agent lets no other program") == 1, done
 
@@ -146,9 +146,3 @@ class User:
                 os.chown(owned, self.number, self.number)
             identity = ["--reuid", self.number, "--regid", self.number, "--clear-groups"]
             t.children.within = ["setpriv", *identity, "--pdeathsig", "KILL"]
-
-    def run(self, demo, *command, check=True):
-        return self.t.children.run(self.phantom, "run", *command, environment=demo.environment(), check=check)
-
-    def start(self, demo, name, *command):
-        return self.t.children.start(name, self.phantom, "run", *command, environment=demo.environment())
