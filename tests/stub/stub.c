@@ -138,8 +138,13 @@ static void one_frame(struct end *end, const unsigned char *frame, int length) {
     int version = 0;
     const char *at = memmem(frame, length, "\"version\":", 10);
     if (at) version = atoi(at + 10);
-    if (end->step++ == 0) answer(end, said, snprintf(said, sizeof said, hello, version));
-    else answer(end, run, sizeof run - 1);
+    if (end->step++ == 0) {
+        /* What it shows to say whence it comes. */
+        while (end->some) close(end->fds[--end->some]);
+        answer(end, said, snprintf(said, sizeof said, hello, version));
+    } else {
+        answer(end, run, sizeof run - 1);
+    }
 }
 
 static void converse(struct end *end) {
