@@ -7,6 +7,7 @@ from harness import build, test
 from harness.children import wait_for
 from harness.phantom import READY, Demo, Node, free_port
 
+from .clients import SOURCES as CLIENT_SOURCES
 from .clients import SSH, all_of, filled_in, go_program
 from .programs import needed, ssh_configuration
 from .serving import name_of
@@ -29,6 +30,7 @@ NOT_BY_LIBRARY = ("go", "busybox")
 FETCH = "curl -q -sSf http://{host}:{SERVER}/file | sha256sum"
 SEND = "curl -q -sSf -H Expect: --data-binary @{folder}/file http://{host}:{SERVER}/echo | sha256sum"
 AT_ONCE = "curl -q -sSf --parallel --parallel-immediate --parallel-max 50 'http://{host}:{SERVER}/small?[1-50]' -o '#1' && cat * | sha256sum"
+DATAGRAMS = "python3 {datagrams} {host} {SERVER}"
 NOT_THERE = "curl -q -sf http://{host}:{SERVER}/nothing"
 MOVED = "iperf3 --client {host} --port {iperf} --time 1 --json {DIRECTION} | python3 -c 'import json, sys; print(json.load(sys.stdin)[\"end\"][\"sum_received\"][\"bytes\"] > 1e6)'"
 UNTIL_IT_LISTENS = "curl -q -sSf --retry 9 --retry-connrefused -o /dev/null http://127.0.0.1:{back}/small; "
@@ -39,6 +41,7 @@ CLIENTS = {
     **{f"{server}, sent": SEND.replace("{SERVER}", "{" + server + "}") for server in ("java", "go")},
     **{f"{server}, 50 at once": AT_ONCE.replace("{SERVER}", "{" + server + "}") for server in ("java", "go", "busybox")},
     **{f"{server}, not there": NOT_THERE.replace("{SERVER}", "{" + server + "}") for server in ("java", "go", "busybox")},
+    **{f"{server}, UDP": DATAGRAMS.replace("{SERVER}", "{" + server + "}") for server in ("java", "go", "node")},
     "node, HTTP/2": FETCH.replace("curl", "curl --http2-prior-knowledge").replace("{SERVER}", "{node}"),
     "node, HTTP/2, sent": SEND.replace("curl", "curl --http2-prior-knowledge").replace("{SERVER}", "{node}"),
     "node, HTTP/2, 50 at once": AT_ONCE.replace("curl", "curl --http2-prior-knowledge", 1).replace("{SERVER}", "{node}"),
@@ -97,7 +100,8 @@ def prepared(t):
     for program in ("java", "node", "busybox", "redis-server", "iperf3"):
         needed(program)
     facts = {name: free_port() for name in (*SERVERS, "own", "far", "back")}
-    return facts | {"folder": t.folder, "sources": SOURCES, "sshd": needed("sshd"), "ssh": ssh_configuration(t, "0.0.0.0")}
+    facts |= {"folder": t.folder, "sources": SOURCES, "datagrams": CLIENT_SOURCES / "datagrams.py"}
+    return facts | {"sshd": needed("sshd"), "ssh": ssh_configuration(t, "0.0.0.0")}
 
 
 def together(facts, without=()):

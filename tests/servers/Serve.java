@@ -1,12 +1,14 @@
 import com.sun.net.httpserver.HttpExchange;
 import com.sun.net.httpserver.HttpServer;
 import java.io.IOException;
+import java.net.DatagramPacket;
+import java.net.DatagramSocket;
 import java.net.InetSocketAddress;
 import java.nio.file.Files;
 import java.nio.file.Path;
 import java.util.concurrent.Executors;
 
-/** Serves the files of a folder at a port, and says back at /echo what it is sent. */
+/** Serves the files of a folder at a port, and says back what it is sent: at /echo, and by UDP. */
 class Serve {
     public static void main(String[] arguments) throws Exception {
         var folder = Path.of(arguments[1]);
@@ -22,6 +24,13 @@ class Serve {
             }
         });
         server.start();
+        var datagrams = new DatagramSocket(Integer.parseInt(arguments[0]));
+        var datagram = new DatagramPacket(new byte[65536], 65536);
+        while (true) {
+            datagram.setLength(65536);
+            datagrams.receive(datagram);
+            datagrams.send(datagram);
+        }
     }
 
     private static void answer(HttpExchange asked, int code, byte[] body) throws IOException {

@@ -1,9 +1,10 @@
-// Serves the files of a folder at a port, and says back at /echo what it is sent.
+// Serves the files of a folder at a port, and says back what it is sent: at /echo, and by UDP.
 package main
 
 import (
 	"io"
 	"log"
+	"net"
 	"net/http"
 	"os"
 )
@@ -17,5 +18,23 @@ func main() {
 		}
 		answer.Write(body)
 	})
+	datagrams, err := net.ListenPacket("udp", ":"+os.Args[1])
+	if err != nil {
+		log.Fatal(err)
+	}
+	go echo(datagrams)
 	log.Fatal(http.ListenAndServe(":"+os.Args[1], nil))
+}
+
+func echo(datagrams net.PacketConn) {
+	part := make([]byte, 1<<16)
+	for {
+		length, from, err := datagrams.ReadFrom(part)
+		if err != nil {
+			log.Fatal(err)
+		}
+		if _, err := datagrams.WriteTo(part[:length], from); err != nil {
+			log.Fatal(err)
+		}
+	}
 }
