@@ -97,9 +97,11 @@ static void greet(struct end *end) {
 }
 
 static void answer(struct end *end, const void *bytes, uint32_t length) {
+    static char whole[4 + ROOM];
     uint32_t prefix = htonl(length);
-    put(end->fd, &prefix, 4);
-    put(end->fd, bytes, length);
+    memcpy(whole, &prefix, 4);
+    memcpy(whole + 4, bytes, length);
+    put(end->fd, whole, 4 + length);
 }
 
 /* The circle, the address and the port are of no concern to a network of one party. */

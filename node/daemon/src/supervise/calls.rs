@@ -21,12 +21,13 @@ use super::{
 };
 
 /// Threads that answer in turn. One is told of a call while another one answers: until we have been told, a signal makes the
-/// kernel give up on a call, even on one that no signal ever interrupts elsewhere.
+/// kernel give up on a call, even on one that no signal ever interrupts elsewhere. But a turn costs more than most answers, and
+/// as long as a single thread makes calls, there is no other one while it waits: then whoever has the turn keeps it.
 const THREADS: usize = 3;
 
 /// Answers all calls until no process of the run is left. Blocks.
 pub(super) fn answer_all(listener: Listener, engine: &Arc<Engine>) -> io::Result<()> {
-    let calls = Calls { listener: Arc::new(listener), turn: Mutex::new(()) };
+    let calls = Calls { listener: Arc::new(listener), turn: Mutex::default() };
     thread::scope(|scope| {
         let others: Vec<_> = (1..THREADS).map(|_| scope.spawn(|| answer(&calls, engine))).collect();
         let own = answer(&calls, engine);
@@ -35,28 +36,44 @@ pub(super) fn answer_all(listener: Listener, engine: &Arc<Engine>) -> io::Result
 }
 
 fn answer(calls: &Calls, engine: &Arc<Engine>) -> io::Result<()> {
-    while let Some(told) = calls.next()? {
-        let (call, reserved) = match calls.understand(&told) {
-            Ok(understood) => understood,
-            Err(errno) => {
-                let errno = if errno == Errno::EPERM { engine.refuse_hidden(told.thread) } else { errno };
-                calls.listener.answer(&told, Err(errno as i32));
-                continue;
+    loop {
+        let mut turn = lock(&calls.turn);
+        let told = loop {
+            let Some(told) = calls.listener.next()? else { return Ok(()) };
+            if turn.is_anothers(told.thread) {
+                break told;
             }
+            calls.handle(told, engine);
         };
-        let is_signalled = AtomicBool::new(false);
-        engine.handle(
-            call,
-            Reply::to(Waiting { listener: calls.listener.clone(), told, reserved, is_signalled }),
-        );
+        drop(turn);
+        calls.handle(told, engine);
     }
-    Ok(())
+}
+
+/// Who made the latest calls.
+#[derive(Default)]
+struct Turn {
+    last: i32,
+    /// So many were made since it was another thread.
+    alone: u32,
+}
+
+/// So many calls of one thread, and the next one will be its, too.
+const ALONE: u32 = 8;
+
+impl Turn {
+    /// Whether somebody else may make a call while this one waits.
+    fn is_anothers(&mut self, thread: i32) -> bool {
+        self.alone = if self.last == thread { self.alone.saturating_add(1) } else { 0 };
+        self.last = thread;
+        self.alone < ALONE
+    }
 }
 
 struct Calls {
     listener: Arc<Listener>,
     /// Whose it is to be told of the next call.
-    turn: Mutex<()>,
+    turn: Mutex<Turn>,
 }
 
 /// Where a program has reserved room for an answer: the place, and where its length stands.
@@ -68,9 +85,16 @@ enum Reserved {
 }
 
 impl Calls {
-    fn next(&self) -> io::Result<Option<Told>> {
-        let _turn = lock(&self.turn);
-        self.listener.next()
+    fn handle(&self, told: Told, engine: &Arc<Engine>) {
+        let (call, reserved) = match self.understand(&told) {
+            Ok(understood) => understood,
+            Err(errno) => {
+                let errno = if errno == Errno::EPERM { engine.refuse_hidden(told.thread) } else { errno };
+                return self.listener.answer(&told, Err(errno as i32));
+            }
+        };
+        let (listener, is_signalled) = (self.listener.clone(), AtomicBool::new(false));
+        engine.handle(call, Reply::to(Waiting { listener, told, reserved, is_signalled }));
     }
 
     fn understand(&self, told: &Told) -> Result<(Call, Reserved), Errno> {
@@ -164,5 +188,21 @@ impl Caller for Waiting {
             (Err(errno), _) => Err(errno as i32),
         };
         listener.answer(&told, returned);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_turn_is_kept_as_long_as_one_thread_makes_calls() {
+        let mut turn = Turn::default();
+        assert!((0..ALONE).all(|_| turn.is_anothers(7)));
+        assert!(!turn.is_anothers(7));
+        assert!(turn.is_anothers(8), "another one");
+        assert!(turn.is_anothers(7));
+        assert!((2..=ALONE).all(|_| turn.is_anothers(7)));
+        assert!(!turn.is_anothers(7));
     }
 }

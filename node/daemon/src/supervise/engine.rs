@@ -14,13 +14,12 @@ use std::{
 use nix::{
     errno::Errno,
     fcntl::{FcntlArg, OFlag, fcntl},
-    sys::socket::{Backlog, SockaddrStorage, connect, getpeername, listen},
+    sys::socket::{Backlog, SockaddrStorage, connect, listen},
     sys::stat::fstat,
 };
 use phantom_policy::{
     connect::{Way, way},
     errno::Refusal,
-    mark::{self, Instruction, Mark},
     socket::{self, Kind},
 };
 
@@ -35,6 +34,7 @@ use super::{
     flows::Flows,
     lock,
     meeting::{local_address, of_family},
+    peers::Peers,
     pool::Pool,
     raw, relay, unix,
     visits::{self, Guests, Visit},
@@ -50,6 +50,7 @@ pub(super) struct Engine {
     connections: Arc<Connections>,
     flows: Arc<Flows>,
     deadlines: Arc<Deadlines>,
+    peers: Peers,
     /// Sockets by which the run itself listens where others do, too, by the kernel's numbers. They are looked for among those
     /// that listen at the time, so one that is closed counts no more.
     own_listeners: Mutex<BTreeSet<u64>>,
@@ -62,7 +63,7 @@ pub(super) struct Engine {
 }
 
 impl Engine {
-    pub(super) fn new(run: Run) -> io::Result<Engine> {
+    pub(super) fn new(run: Run, peers: Peers) -> io::Result<Engine> {
         let guests = Arc::<Mutex<Guests>>::default();
         let flows = Flows::start(&run, guests.clone())?;
         Ok(Engine {
@@ -70,6 +71,7 @@ impl Engine {
             connections: Arc::default(),
             flows,
             deadlines: Arc::default(),
+            peers,
             own_listeners: Mutex::default(),
             pool: Arc::default(),
             guests,
@@ -242,7 +244,7 @@ impl Engine {
             }
             State::New => {}
         }
-        if getpeername::<SockaddrStorage>(program.as_raw_fd()).is_ok() && read_mark(program).is_some() {
+        if self.peers.of(program).is_some() {
             return Err(Errno::EISCONN.into());
         }
         if self.run.land.is_ours(to) {
@@ -288,7 +290,7 @@ impl Engine {
     ) -> Result<(), (Errno, Vec<Reply>)> {
         let prepared = (|| {
             let far = self.run.land.far_end(program, family, to)?;
-            write_mark(program, to)?;
+            self.peers.remember(program, to)?;
             let of_node = far.try_clone().map_err(|error| errno(&error))?;
             let kept = program.try_clone().map_err(|error| errno(&error))?;
             Ok((cookie(program)?, of_node, far, kept))
@@ -345,16 +347,15 @@ impl Engine {
         to: SocketAddr,
         is_own: bool,
     ) -> Result<(), Errno> {
-        let to = match way {
+        let connect = |to| connect(program.as_raw_fd(), &SockaddrStorage::from(of_family(to, family)));
+        match way {
             Way::Names => {
-                let names = self.run.land.names(family).ok_or(Errno::ENETUNREACH)?;
-                write_mark(program, to)?;
-                names
+                connect(self.run.land.names(family).ok_or(Errno::ENETUNREACH)?)?;
+                self.peers.remember(program, to)
             }
-            _ if self.run.land.is_island() && !is_own => return self.connect_to_machine(program, family, to),
-            _ => to,
-        };
-        connect(program.as_raw_fd(), &SockaddrStorage::from(of_family(to, family)))
+            _ if self.run.land.is_island() && !is_own => self.connect_to_machine(program, family, to),
+            _ => connect(to),
+        }
     }
 
     /// Names are told of by themselves.
@@ -367,7 +368,7 @@ impl Engine {
     fn connect_to_machine(&self, program: &OwnedFd, family: i32, to: SocketAddr) -> Result<(), Errno> {
         let service = relay::connect(to).map_err(|error| errno(&error))?;
         let far = self.run.land.far_end(program, family, to)?;
-        write_mark(program, to)?;
+        self.peers.remember(program, to)?;
         relay::carry(&self.run.runtime, far, service).map_err(|error| errno(&error))
     }
 
@@ -415,9 +416,9 @@ impl Engine {
 
     fn peer_name(&self, program: &OwnedFd) -> Outcome {
         let real = raw::peer_name(program.as_fd())?;
-        Ok(Answer::Bytes(match read_mark(program) {
+        Ok(Answer::Bytes(match self.peers.of(program) {
             Some(_) if self.connections.state(program) == State::UnderWay => return Err(Errno::ENOTCONN),
-            Some(mark) => address_bytes(kind_of(program)?.0, mark.peer),
+            Some(peer) => address_bytes(kind_of(program)?.0, peer),
             None => real,
         }))
     }
@@ -498,22 +499,6 @@ fn is_nonblocking(socket: &OwnedFd) -> Result<bool, Errno> {
     Ok(OFlag::from_bits_truncate(flags).contains(OFlag::O_NONBLOCK))
 }
 
-/// Who a socket's peer is, as its program said.
-fn read_mark(socket: &OwnedFd) -> Option<Mark> {
-    let mut program = [Instruction::default(); mark::LENGTH];
-    raw::read_filter(socket.as_fd(), &mut program).then(|| Mark::decode(&program))?
-}
-
-/// Some kernels let nobody but root attach filters to sockets of the machine's own network. Without a mark, the program is told
-/// of our end as its peer.
-fn write_mark(socket: &OwnedFd, peer: SocketAddr) -> Result<(), Errno> {
-    let peer = super::meeting::canonical(peer);
-    match raw::attach_filter(socket.as_fd(), &Mark { peer }.encode()) {
-        Err(Errno::EPERM) => Ok(()),
-        attached => attached,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::{
@@ -555,7 +540,7 @@ mod tests {
         let (land, _names) = Land::loopback().unwrap();
         let again = Box::new(|| Err(io::ErrorKind::ConnectionRefused.into()));
         let runtime = tokio::runtime::Runtime::new().unwrap();
-        let engine = Engine::new(Run {
+        let run = Run {
             land: Arc::new(land),
             conversation: Arc::new(Conversation::new(run, again).unwrap()),
             rules: Rules { allow_local },
@@ -564,7 +549,8 @@ mod tests {
             runtime: runtime.handle().clone(),
             circles: Arc::default(),
             account: Arc::default(),
-        });
+        };
+        let engine = Engine::new(run, Peers::known());
         let ((tell, opened), (tell_held, held)) = (channel(), channel());
         let hears = node.try_clone().unwrap();
         thread::spawn(move || {

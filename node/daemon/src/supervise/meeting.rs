@@ -1,6 +1,7 @@
 //! Where programs' sockets are connected to, so that we get their far ends.
 
 use std::{
+    io::{self, ErrorKind},
     net::{IpAddr, SocketAddr, TcpListener, TcpStream},
     os::fd::{AsFd, AsRawFd, OwnedFd},
     sync::Mutex,
@@ -34,7 +35,7 @@ struct Place {
 }
 
 impl Meeting {
-    pub(super) fn at(v4: TcpListener, v6: Option<TcpListener>) -> std::io::Result<Meeting> {
+    pub(super) fn at(v4: TcpListener, v6: Option<TcpListener>) -> io::Result<Meeting> {
         Ok(Meeting { v4: Place::at(v4)?, v6: v6.map(Place::at).transpose()? })
     }
 
@@ -63,18 +64,22 @@ impl Meeting {
         }
         let own = local_address(program)?;
         loop {
-            wait_for(&*listener, PollFlags::POLLIN)?;
-            let (far, from) = listener.accept().map_err(|error| errno(&error))?;
-            if canonical(from) == own {
-                return Ok(far);
+            match listener.accept() {
+                Ok((far, from)) if canonical(from) == own => return Ok(far),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => wait_for(&*listener, PollFlags::POLLIN)?,
+                Err(error) if error.kind() != ErrorKind::ConnectionAborted => return Err(errno(&error)),
+                // Somebody else, or somebody who has gone.
+                Ok(_) | Err(_) => {}
             }
         }
     }
 }
 
 impl Place {
-    fn at(listener: TcpListener) -> std::io::Result<Place> {
+    fn at(listener: TcpListener) -> io::Result<Place> {
         let address = listener.local_addr()?;
+        // Who has been connected is there already.
+        listener.set_nonblocking(true)?;
         Ok(Place { listener: Mutex::new(listener), address })
     }
 }

@@ -12,7 +12,8 @@
 //! - [`library`]: those that the preload library tells of, where there is no seal.
 //! - [`land`]: where sockets live; mostly in an [`island`], which a [`helper`] prepares by [`netlink`], so that programs take
 //!   themselves for online ([`presence`]).
-//! - [`connections`]: from a connect to its outcome, by [`deadlines`] if need be; [`meeting`]: where we get the far ends of programs' sockets.
+//! - [`connections`]: from a connect to its outcome, by [`deadlines`] if need be; [`meeting`]: where we get the far ends of programs' sockets,
+//!   [`peers`]: for whom they stand.
 //! - [`flows`]: datagrams to parties, for which those outside of flows are [`capture`]d.
 //! - [`conversation`]: with the node. [`circle`]: what of a run is isolated from what.
 //! - [`names`]: the name server of an island. [`relay`]: to services of this machine.
@@ -41,6 +42,7 @@ mod meeting;
 mod names;
 mod netlink;
 mod notify;
+mod peers;
 mod pool;
 mod presence;
 mod program;
@@ -79,6 +81,7 @@ pub use inspection::{Findings, Inspector};
 pub use land::{Land, NameServers};
 pub use library::{Library, find as find_library, serve};
 use notify::Listener;
+use peers::Peers;
 pub(crate) use raw::namespace;
 pub use visits::Open;
 use wall::Wall;
@@ -182,7 +185,7 @@ pub struct SealedCalls(Listener);
 
 /// Answers for a run until no process of it is left. Blocks.
 pub fn supervise(calls: SealedCalls, run: Run) -> io::Result<()> {
-    let engine = Arc::new(Engine::new(run)?);
+    let engine = Arc::new(Engine::new(run, Peers::known())?);
     Engine::receive_visitors(&engine);
     calls::answer_all(calls.0, &engine)
 }

@@ -31,6 +31,7 @@ use super::{
         Run,
         call::{Answer, Call, Caller, Given, Outcome, Reply},
         engine::Engine,
+        peers::Peers,
     },
     Entrance,
 };
@@ -46,7 +47,7 @@ const A_MOMENT: Duration = Duration::from_millis(20);
 
 /// Answers the library's calls until the socket fails. Blocks.
 pub fn serve(entrance: &Entrance, run: Run, names: Arc<Answers<impl Lookup>>) -> io::Result<()> {
-    let engine = Arc::new(Engine::new(run)?);
+    let engine = Arc::new(Engine::new(run, Peers::Written)?);
     Engine::receive_visitors(&engine);
     let listener = entrance.0.try_clone()?;
     let (idle, all) = (AtomicUsize::new(0), AtomicUsize::new(1));
