@@ -65,7 +65,7 @@ struct Ended {
 /// A connection whose party has not accepted yet.
 #[derive(Debug)]
 struct UnderWay {
-    program: OwnedFd,
+    program: Arc<OwnedFd>,
     /// Beside the node's: what becomes of the program's socket is for us to say.
     far: TcpStream,
     /// There is padding in it, and this is its low-water mark as the program wants it.
@@ -116,16 +116,15 @@ impl Connections {
     /// Returns how much padding there is, if any.
     pub(super) fn begin(
         &self,
-        program: OwnedFd,
+        cookie: u64,
+        program: Arc<OwnedFd>,
         far: TcpStream,
         reply: Option<Reply>,
     ) -> Result<Option<u64>, (Errno, Vec<Reply>)> {
         let fills = !reply.as_ref().is_some_and(Reply::is_ours_to_interrupt);
         let replies = reply.into_iter().collect();
-        let prepared = cookie(&program)
-            .and_then(|cookie| Ok((cookie, if fills { Some(fill(&program)?) } else { None })));
-        let (cookie, filled) = match prepared {
-            Ok(prepared) => prepared,
+        let filled = match fills.then(|| fill(&program)).transpose() {
+            Ok(filled) => filled,
             Err(errno) => return Err((errno, replies)),
         };
         let mut known = lock(&self.0);

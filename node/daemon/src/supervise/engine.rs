@@ -34,7 +34,7 @@ use super::{
     flows::Flows,
     lock,
     meeting::{local_address, of_family},
-    peers::Peers,
+    peers::{self, Peers},
     pool::Pool,
     raw, relay, unix,
     visits::{self, Guests, Visit},
@@ -182,7 +182,7 @@ impl Engine {
         match self.way_of(&program, to, thread) {
             Ok((family, waits, Way::Party(party), _)) => {
                 let circle = self.run.circles.of(thread, party);
-                self.open(program, family, waits, circle, party, reply);
+                self.open(&Arc::new(program), family, waits, circle, party, reply);
             }
             Ok((family, waits, way, here)) => {
                 let connect = move |engine: &Engine| {
@@ -255,16 +255,16 @@ impl Engine {
     }
 
     /// Hands a connection over to the node. Whoever waits for it is told when there is a verdict.
-    fn open(&self, program: OwnedFd, family: i32, waits: bool, circle: u64, to: SocketAddr, reply: Reply) {
+    fn open(&self, program: &Arc<OwnedFd>, family: i32, waits: bool, circle: u64, to: SocketAddr, reply: Reply) {
         let (waiting, told) = if waits { (Some(reply), None) } else { (None, Some(reply)) };
-        match (self.begin(&program, family, circle, to, waiting), told) {
+        match (self.begin(program, family, circle, to, waiting), told) {
             (Ok(()), Some(reply)) => reply.answer(Err(Errno::EINPROGRESS)),
-            (Ok(()), None) => self.limit(&program),
+            (Ok(()), None) => self.limit(program),
             (Err((errno, waiting)), told) => {
                 self.run.account.note(Deed::Connects(Kind::Stream, to), Err(errno));
                 // Whose connection stands already, keeps it.
                 if errno != Errno::EISCONN {
-                    disconnect(&program);
+                    disconnect(program);
                 }
                 waiting.into_iter().chain(told).for_each(|reply| reply.answer(Err(errno)));
             }
@@ -282,24 +282,23 @@ impl Engine {
 
     fn begin(
         &self,
-        program: &OwnedFd,
+        program: &Arc<OwnedFd>,
         family: i32,
         circle: u64,
         to: SocketAddr,
         waiting: Option<Reply>,
     ) -> Result<(), (Errno, Vec<Reply>)> {
         let prepared = (|| {
-            let far = self.run.land.far_end(program, family, to)?;
-            self.peers.remember(program, to)?;
+            let (far, ends) = self.run.land.far_end(program, family, to)?;
+            self.peers.remember(program, ends, to)?;
             let of_node = far.try_clone().map_err(|error| errno(&error))?;
-            let kept = program.try_clone().map_err(|error| errno(&error))?;
-            Ok((cookie(program)?, of_node, far, kept))
+            Ok((cookie(program)?, of_node, far))
         })();
-        let (cookie, of_node, far, kept) = match prepared {
+        let (cookie, of_node, far) = match prepared {
             Ok(prepared) => prepared,
             Err(errno) => return Err((errno, waiting.into_iter().collect())),
         };
-        let padding = self.connections.begin(kept, far, waiting)?;
+        let padding = self.connections.begin(cookie, program.clone(), far, waiting)?;
         let connections = self.connections.clone();
         let account = self.run.account.clone();
         let at_verdict = Box::new(move |outcome| {
@@ -351,7 +350,7 @@ impl Engine {
         match way {
             Way::Names => {
                 connect(self.run.land.names(family).ok_or(Errno::ENETUNREACH)?)?;
-                self.peers.remember(program, to)
+                self.peers.remember(program, peers::ends(program)?, to)
             }
             _ if self.run.land.is_island() && !is_own => self.connect_to_machine(program, family, to),
             _ => connect(to),
@@ -367,8 +366,8 @@ impl Engine {
 
     fn connect_to_machine(&self, program: &OwnedFd, family: i32, to: SocketAddr) -> Result<(), Errno> {
         let service = relay::connect(to).map_err(|error| errno(&error))?;
-        let far = self.run.land.far_end(program, family, to)?;
-        self.peers.remember(program, to)?;
+        let (far, ends) = self.run.land.far_end(program, family, to)?;
+        self.peers.remember(program, ends, to)?;
         relay::carry(&self.run.runtime, far, service).map_err(|error| errno(&error))
     }
 

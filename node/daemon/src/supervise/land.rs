@@ -17,6 +17,7 @@ use super::{
     island::Island,
     listeners,
     meeting::{Meeting, of_family},
+    peers::Ends,
     raw,
 };
 use crate::doors::has_no_ipv6;
@@ -155,8 +156,13 @@ impl Land {
         }
     }
 
-    /// Connects a program's socket to us. Returns its far end.
-    pub(super) fn far_end(&self, program: &OwnedFd, family: i32, to: SocketAddr) -> Result<TcpStream, Errno> {
+    /// Connects a program's socket to us. Returns the connection from its far end.
+    pub(super) fn far_end(
+        &self,
+        program: &OwnedFd,
+        family: i32,
+        to: SocketAddr,
+    ) -> Result<(TcpStream, Ends), Errno> {
         self.meeting.far_end(program, family, to)
     }
 
@@ -222,7 +228,7 @@ mod tests {
         let _stranger = TcpStream::connect(land.meeting.place()).unwrap();
         for (family, to) in [(libc::AF_INET, "127.192.0.1:80"), (libc::AF_INET6, "[::ffff:127.192.0.1]:80")] {
             let program = land.socket(family, Kind::Stream).unwrap();
-            let far = land.far_end(&program, family, to.parse().unwrap()).unwrap();
+            let (far, _) = land.far_end(&program, family, to.parse().unwrap()).unwrap();
             assert_eq!(canonical(far.peer_addr().unwrap()), local_address(&program).unwrap());
         }
     }

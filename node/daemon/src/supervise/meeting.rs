@@ -15,7 +15,7 @@ use nix::{
 };
 use phantom_policy::socket;
 
-use super::{errno, lock};
+use super::{errno, lock, peers::Ends};
 
 /// A connection on this machine stands at once.
 const AT_ONCE: Duration = Duration::from_secs(5);
@@ -49,8 +49,13 @@ impl Meeting {
         [Some(&self.v4), self.v6.as_ref()].into_iter().flatten().any(|own| own.address == place)
     }
 
-    /// Connects a program's socket, which is on its way to `to`. Returns the other end of the connection.
-    pub(super) fn far_end(&self, program: &OwnedFd, family: i32, to: SocketAddr) -> Result<TcpStream, Errno> {
+    /// Connects a program's socket, which is on its way to `to`. Returns the connection from its other end.
+    pub(super) fn far_end(
+        &self,
+        program: &OwnedFd,
+        family: i32,
+        to: SocketAddr,
+    ) -> Result<(TcpStream, Ends), Errno> {
         let place = match &self.v6 {
             Some(v6) if family == socket::INET6 && to.ip().to_canonical().is_ipv6() => v6,
             _ => &self.v4,
@@ -65,7 +70,7 @@ impl Meeting {
         let own = local_address(program)?;
         loop {
             match listener.accept() {
-                Ok((far, from)) if canonical(from) == own => return Ok(far),
+                Ok((far, from)) if canonical(from) == own => return Ok((far, (own, place.address))),
                 Err(error) if error.kind() == ErrorKind::WouldBlock => wait_for(&*listener, PollFlags::POLLIN)?,
                 Err(error) if error.kind() != ErrorKind::ConnectionAborted => return Err(errno(&error)),
                 // Somebody else, or somebody who has gone.

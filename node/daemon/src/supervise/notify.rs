@@ -43,15 +43,9 @@ impl Listener {
         self.is_killable
     }
 
-    /// The next call. Nothing when no process of the run is left.
+    /// The next call. Nothing when no process of the run is left, from Linux 6.11; before, that may never show.
     pub(super) fn next(&self) -> io::Result<Option<Told>> {
         loop {
-            let mut poll = libc::pollfd { fd: self.told.as_raw_fd(), events: libc::POLLIN, revents: 0 };
-            // SAFETY: one initialised element, as said.
-            check(unsafe { libc::poll(&raw mut poll, 1, -1) }.into()).or_else(interrupted)?;
-            if poll.revents & libc::POLLIN == 0 && poll.revents & libc::POLLHUP != 0 {
-                return Ok(None);
-            }
             // SAFETY: a plain structure of numbers, for which zero is a value.
             let mut told: seccomp_notif = unsafe { std::mem::zeroed() };
             // SAFETY: the kernel writes one structure of this kind.
@@ -63,11 +57,24 @@ impl Listener {
                     let thread = pid as i32;
                     return Ok(Some(Told { id, thread, number: data.nr.into(), arguments: data.args }));
                 }
-                // It was given up before we came, by a signal or the end of its thread.
-                Err(error) if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::EINTR)) => {}
+                Err(error) if error.raw_os_error() == Some(libc::EINTR) => {}
+                // It was given up before we came, by a signal or the end of its thread: of the last one, maybe.
+                Err(error) if error.raw_os_error() == Some(libc::ENOENT) => {
+                    if self.has_ended()? {
+                        return Ok(None);
+                    }
+                }
                 Err(error) => return Err(error),
             }
         }
+    }
+
+    /// Whether no process of the run is left.
+    fn has_ended(&self) -> io::Result<bool> {
+        let mut poll = libc::pollfd { fd: self.told.as_raw_fd(), events: libc::POLLIN, revents: 0 };
+        // SAFETY: one initialised element, as said.
+        check(unsafe { libc::poll(&raw mut poll, 1, 0) }.into()).or_else(interrupted)?;
+        Ok(poll.revents & libc::POLLIN == 0 && poll.revents & libc::POLLHUP != 0)
     }
 
     /// Whether the call still waits: if so, what was learnt about its thread is about this thread and no later one.

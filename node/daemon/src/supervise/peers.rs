@@ -24,7 +24,7 @@ use super::{
 const MOST: usize = 1 << 17;
 
 /// Two ends of a connection, the program's first.
-type Ends = (SocketAddr, SocketAddr);
+pub(super) type Ends = (SocketAddr, SocketAddr);
 
 #[derive(Debug)]
 pub(super) enum Peers {
@@ -40,10 +40,9 @@ impl Peers {
     }
 
     /// A program's socket is connected to somebody of ours, who stands for this one.
-    pub(super) fn remember(&self, program: &OwnedFd, peer: SocketAddr) -> Result<(), Errno> {
+    pub(super) fn remember(&self, program: &OwnedFd, ends: Ends, peer: SocketAddr) -> Result<(), Errno> {
         let peer = canonical(peer);
         if let Peers::Known(known) = self {
-            let ends = ends(program)?;
             let mut known = lock(known);
             if known.len() < MOST || known.contains_key(&ends) {
                 known.insert(ends, peer);
@@ -64,7 +63,8 @@ impl Peers {
     }
 }
 
-fn ends(program: &OwnedFd) -> Result<Ends, Errno> {
+/// Of a connected socket.
+pub(super) fn ends(program: &OwnedFd) -> Result<Ends, Errno> {
     let peer = socket2::SockRef::from(program).peer_addr().map_err(|error| errno(&error))?;
     let peer = peer.as_socket().ok_or(Errno::EAFNOSUPPORT)?;
     Ok((local_address(program)?, canonical(peer)))
@@ -100,7 +100,7 @@ mod tests {
             let one: OwnedFd = TcpStream::connect(listener.local_addr().unwrap()).unwrap().into();
             let other: OwnedFd = TcpStream::connect(listener.local_addr().unwrap()).unwrap().into();
             let party = PARTY.parse().unwrap();
-            peers.remember(&one, party).unwrap();
+            peers.remember(&one, ends(&one).unwrap(), party).unwrap();
             assert_eq!(peers.of(&one), Some(party));
             assert_eq!(peers.of(&one.try_clone().unwrap()), Some(party), "a duplicate");
             assert_eq!(peers.of(&other), None);
@@ -110,9 +110,8 @@ mod tests {
 
     #[test]
     fn who_is_connected_to_nobody_has_no_peer() {
-        let peers = Peers::known();
-        let socket: OwnedFd = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap().into();
-        assert_eq!(peers.remember(&socket, PARTY.parse().unwrap()), Err(Errno::ENOTCONN));
-        assert_eq!(peers.of(&socket), None);
+        let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap().into();
+        assert_eq!(ends(&socket), Err(Errno::ENOTCONN));
+        assert_eq!(Peers::known().of(&socket), None);
     }
 }
