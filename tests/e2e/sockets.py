@@ -20,26 +20,10 @@ ECHO, CLOSING, STUCK, REFUSED, ABSENT, DATAGRAMS = 0, 1, 7, 8, 9, 10
 
 # Where a sealed program may see something else, and why.
 DIFFERENT = {
-    # Signals and threads that meet a connect under way.
-    "two_threads_connect_one_socket": "the later one may be told that it is connected",
-    "a_signal_tells_of_it": "the connection may stand by then, and the next connect says so",
-    "epoll_by_edge_when_it_takes_its_time": "a second edge may come",
-    "epoll_by_edge": "the same",
-    # What is asked of a socket that was refused, or is under way.
-    "refusal_is_read_from": "ECONNRESET, unless SO_ERROR was asked for",
-    "refusal_is_written_to": "the same",
-    "shutdown_under_way": "it takes the socket to be connected",
-    "the_other_side_closes": "what is written to it is lost without a word",
-    "the_other_side_resets": "the reset may come before the connection",
-    "a_reset_is_an_error_once": "the same",
-    # Arguments.
-    "connect_other_family": "they are looked at in another order",
-    "other_kinds_of_sockets_connect_nowhere": "another error",
-    "sockets_that_there_are_not": "a negative protocol is one that is not carried",
+    "connect_other_family": "of a socket of IPv6, an address of IPv4 that is as long as one of IPv6 is taken for too short",
     # What can be seen of the way that connections take.
     "device_and_filter_of_a_connection": "the filter is in use",
     "two_sockets_from_one_port": "both lead to one place",
-    "settings_of_what_did_not_wait": "TCP_NOTSENT_LOWAT may stay behind",
     # The program's own servers.
     "own_datagrams_of_shared_ports": "all ports of datagrams are shared",
 }
@@ -90,8 +74,8 @@ def many_threads_connect_and_nothing_is_left(t):
 
 # Sockets that a supervisor may keep for those who will ask for some.
 STOCK = 64
-# Whether threads are sent signals all the time: no, for the supervisor cannot always be quicker (PROTOCOL, Known limits).
-SIGNALS = 0
+# Threads are sent signals all the time.
+SIGNALS = 1
 VALGRIND = ("valgrind", "--quiet", "--error-exitcode=9", "--fair-sched=yes")
 
 

@@ -17,7 +17,7 @@
 #include <sys/un.h>
 #include <unistd.h>
 
-enum { OPEN = 1, NAME = 4, VERDICT = 16, NAMED = 17, LONGEST = 70000, ROOM = 1 << 16 };
+enum { OPEN = 1, NAME = 4, JOINED = 7, VERDICT = 16, NAMED = 17, LONGEST = 70000, ROOM = 1 << 16 };
 
 enum kind { SOCKS_LISTENER, NODE_LISTENER, SOCKS, NODE, CARRIED };
 
@@ -104,31 +104,42 @@ static void answer(struct end *end, const void *bytes, uint32_t length) {
     put(end->fd, whole, 4 + length);
 }
 
+/* Connections that were accepted, until the program's end of them comes. */
+static struct { unsigned char id[4]; int there; } accepted[4096];
+static int waiting;
+
 /* The circle, the address and the port are of no concern to a network of one party. */
-static void open_for(struct end *end, const unsigned char *frame, int length) {
-    int place = 5 + 8, address = frame[place] == 4 ? 4 : 16, after = place + 1 + address + 2;
-    need(end->some > 0 && after < length, "an open without its descriptor");
-    int fd = end->fds[0], one = 1;
-    memmove(end->fds, end->fds + 1, --end->some * sizeof fd);
-    setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
-    int there = to_target();
-    unsigned long padding = 0;
-    for (int i = 0; frame[after] && i < 8; i++) padding = padding << 8 | frame[after + 1 + i];
-    static char thrown[ROOM];
-    for (ssize_t more; padding; padding -= more) {
-        more = recv(fd, thrown, padding < ROOM ? padding : ROOM, 0);
-        if (more <= 0) break;
-    }
+static void open_for(struct end *end, const unsigned char *frame) {
+    need(waiting < 4096, "many connections");
+    memcpy(accepted[waiting].id, frame + 1, 4);
+    accepted[waiting++].there = to_target();
     unsigned char verdict[6] = {VERDICT};
     memcpy(verdict + 1, frame + 1, 4);
     answer(end, verdict, sizeof verdict);
+}
+
+static void join(struct end *end, const unsigned char *frame) {
+    int which = 0, fd = -1, one = 1;
+    while (which < waiting && memcmp(accepted[which].id, frame + 1, 4)) which++;
+    need(which < waiting, "what was not opened");
+    int there = accepted[which].there;
+    accepted[which] = accepted[--waiting];
+    if (frame[5]) {
+        close(there);
+        return;
+    }
+    need(end->some > 0, "a program's socket");
+    fd = end->fds[0];
+    memmove(end->fds, end->fds + 1, --end->some * sizeof fd);
+    setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
     couple(watch(CARRIED, fd), there);
 }
 
 static void one_frame(struct end *end, const unsigned char *frame, int length) {
     static const char hello[] = "{\"reply\":\"hello\",\"version\":%d,\"software\":\"stub\"}", run[] = "{\"reply\":\"run\",\"address\":\"fc00::1\",\"name\":null}";
     if (end->step == 2) {
-        if (frame[0] == OPEN) open_for(end, frame, length);
+        if (frame[0] == OPEN) open_for(end, frame);
+        if (frame[0] == JOINED) join(end, frame);
         if (frame[0] == NAME) {
             unsigned char named[] = {NAMED, 0, 0, 0, 0, 4, 0xfc, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 9, 127, 192, 0, 9};
             memcpy(named + 1, frame + 1, 4);

@@ -11,6 +11,8 @@ impl Errno {
     pub const EAGAIN: Errno = Errno(11);
     /// Permission denied.
     pub const EACCES: Errno = Errno(13);
+    /// It makes no sense.
+    pub const EINVAL: Errno = Errno(22);
     /// Protocol not supported.
     pub const EPROTONOSUPPORT: Errno = Errno(93);
     /// Kind of socket not supported.

@@ -22,7 +22,7 @@ pub const LONGEST_NAME: usize = 1_024;
 /// What a run says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FromRun<'a> {
-    /// Carry this connection to a party: the descriptor is the far end of a program's own socket.
+    /// Carry a connection to a party: if it accepts, the run says [`FromRun::Joined`].
     Open {
         /// Of the connection.
         id: u32,
@@ -30,23 +30,14 @@ pub enum FromRun<'a> {
         circle: u64,
         /// The party, by its AP address or its alias.
         to: SocketAddr,
-        /// So many bytes stand in the connection before what the program sends. They keep its socket from being writable,
-        /// so they are read when the party has accepted, and no earlier. Without them somebody waits for the verdict, and the
-        /// run may still say [`FromRun::Hold`].
-        padding: Option<u64>,
     },
-    /// Whoever waits for the verdict may wait no longer: if there is none yet, the connection is to be held until
-    /// [`FromRun::Padded`].
-    Hold {
+    /// The party has accepted, and the program's socket stands: the descriptor is its other end. Or it does not want it any
+    /// more.
+    Joined {
         /// Of the connection.
         id: u32,
-    },
-    /// By now so many bytes stand in a connection that is held.
-    Padded {
-        /// Of the connection.
-        id: u32,
-        /// As in [`FromRun::Open`].
-        padding: u64,
+        /// Or why there is none.
+        outcome: Result<(), Errno>,
     },
     /// Carry these datagrams to a party: the descriptor is a UDP socket, connected to a program's own.
     Flow {
@@ -94,13 +85,8 @@ pub enum FromNode<'a> {
     Verdict {
         /// Of the connection or the flow.
         id: u32,
-        /// If it is bad, the node has closed its descriptor.
+        /// If it is bad, the node has closed the descriptor of a flow.
         outcome: Result<(), Errno>,
-    },
-    /// A connection is held: there was no verdict yet.
-    Held {
-        /// Of the connection.
-        id: u32,
     },
     /// The addresses of a name.
     Named {
@@ -142,14 +128,12 @@ const DATAGRAM: u8 = 3;
 const NAME: u8 = 4;
 const ADDRESS: u8 = 5;
 const VISITED: u8 = 6;
-const HOLD: u8 = 7;
-const PADDED: u8 = 8;
+const JOINED: u8 = 7;
 const VERDICT: u8 = 16;
 const NAMED: u8 = 17;
 const ADDRESSED: u8 = 18;
 const VISIT: u8 = 19;
 const ENDED: u8 = 20;
-const HELD: u8 = 21;
 
 const NOTHING: u8 = 0;
 const V4: u8 = 4;
@@ -165,28 +149,25 @@ pub fn length(prefix: [u8; PREFIX]) -> Option<usize> {
 impl<'a> FromRun<'a> {
     /// Whether a descriptor comes with it.
     pub fn has_descriptor(&self) -> bool {
-        matches!(self, FromRun::Open { .. } | FromRun::Flow { .. } | FromRun::Visited { outcome: Ok(()), .. })
+        matches!(
+            self,
+            FromRun::Flow { .. }
+                | FromRun::Joined { outcome: Ok(()), .. }
+                | FromRun::Visited { outcome: Ok(()), .. }
+        )
     }
 
     /// Writes it, with its prefix. Returns what was written; nothing if there is no room for it.
     pub fn encode<'b>(&self, buffer: &'b mut [u8]) -> Option<&'b [u8]> {
         write(buffer, |to| match *self {
-            FromRun::Open { id, circle, to: place, padding } => {
+            FromRun::Open { id, circle, to: place } => {
                 to.head(OPEN, id)?;
                 to.bytes(&circle.to_be_bytes())?;
-                to.place(place)?;
-                match padding {
-                    Some(padding) => {
-                        to.byte(1)?;
-                        to.bytes(&padding.to_be_bytes())
-                    }
-                    None => to.byte(NOTHING),
-                }
+                to.place(place)
             }
-            FromRun::Hold { id } => to.head(HOLD, id),
-            FromRun::Padded { id, padding } => {
-                to.head(PADDED, id)?;
-                to.bytes(&padding.to_be_bytes())
+            FromRun::Joined { id, outcome } => {
+                to.head(JOINED, id)?;
+                to.outcome(outcome)
             }
             FromRun::Flow { id, circle, to: place } => {
                 to.head(FLOW, id)?;
@@ -217,17 +198,8 @@ impl<'a> FromRun<'a> {
         let mut from = Reader(frame);
         let (kind, id) = from.head()?;
         let said = match kind {
-            OPEN => {
-                let (circle, to) = (from.long()?, from.place()?);
-                let padding = match from.byte()? {
-                    NOTHING => None,
-                    1 => Some(from.long()?),
-                    _ => return None,
-                };
-                FromRun::Open { id, circle, to, padding }
-            }
-            HOLD => FromRun::Hold { id },
-            PADDED => FromRun::Padded { id, padding: from.long()? },
+            OPEN => FromRun::Open { id, circle: from.long()?, to: from.place()? },
+            JOINED => FromRun::Joined { id, outcome: from.outcome()? },
             FLOW => FromRun::Flow { id, circle: from.long()?, to: from.place()? },
             DATAGRAM => {
                 let bytes = from.rest();
@@ -272,7 +244,6 @@ impl<'a> FromNode<'a> {
                 to.bytes(&alias.octets())
             }
             FromNode::Ended { id } => to.head(ENDED, id),
-            FromNode::Held { id } => to.head(HELD, id),
         })
     }
 
@@ -305,7 +276,6 @@ impl<'a> FromNode<'a> {
                 FromNode::Visit { id, kind, port, address, alias }
             }
             ENDED => FromNode::Ended { id },
-            HELD => FromNode::Held { id },
             _ => return None,
         };
         from.is_at_end().then_some(said)
@@ -459,13 +429,12 @@ mod tests {
     proptest! {
         #[test]
         fn what_a_run_says_is_read_as_it_was_written(
-            (id, circle) in any::<(u32, u64)>(), to in place(), padding in any::<Option<u64>>(), outcome in outcome(),
+            (id, circle) in any::<(u32, u64)>(), to in place(), outcome in outcome(),
             bytes in vec(any::<u8>(), 0..2_000), name in "[a-z0-9.]{0,80}",
         ) {
             for said in [
-                FromRun::Open { id, circle, to, padding },
-                FromRun::Hold { id },
-                FromRun::Padded { id, padding: circle },
+                FromRun::Open { id, circle, to },
+                FromRun::Joined { id, outcome },
                 FromRun::Flow { id, circle, to },
                 FromRun::Datagram { id, bytes: &bytes },
                 FromRun::Name { id, name: &name },
@@ -495,7 +464,6 @@ mod tests {
                 FromNode::Addressed { id, name: None },
                 FromNode::Visit { id, kind, port, address, alias },
                 FromNode::Ended { id },
-                FromNode::Held { id },
             ] {
                 let mut buffer = [0; 256];
                 let (prefix, frame) = said.encode(&mut buffer).unwrap().split_first_chunk().unwrap();

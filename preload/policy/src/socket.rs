@@ -39,6 +39,8 @@ pub fn internet(kind: i32, protocol: i32) -> Result<Kind, Refusal> {
         (STREAM, 0 | TCP) => Ok(Kind::Stream),
         (DATAGRAM, 0 | UDP) => Ok(Kind::Datagram),
         (RAW | PACKET, _) => Err(Refusal::new(Errno::EPERM, Why::Raw)),
+        // There is none of such a number.
+        (STREAM | DATAGRAM, ..0) => Err(Refusal::new(Errno::EINVAL, Why::Protocol)),
         (STREAM | DATAGRAM, _) => Err(Refusal::new(Errno::EPROTONOSUPPORT, Why::Protocol)),
         _ => Err(Refusal::new(Errno::ESOCKTNOSUPPORT, Why::Protocol)),
     }
@@ -84,6 +86,7 @@ mod tests {
         assert_eq!(internet(STREAM, mptcp).unwrap_err().errno, Errno::EPROTONOSUPPORT);
         assert_eq!(internet(STREAM, sctp).unwrap_err().errno, Errno::EPROTONOSUPPORT);
         assert_eq!(internet(DATAGRAM, icmp).unwrap_err().errno, Errno::EPROTONOSUPPORT);
+        assert_eq!(internet(STREAM, -1).unwrap_err().errno, Errno::EINVAL);
         assert_eq!(internet(dccp, 33).unwrap_err().errno, Errno::ESOCKTNOSUPPORT);
     }
 

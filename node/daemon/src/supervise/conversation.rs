@@ -41,10 +41,10 @@ const VISITS: usize = 256;
 pub type Again = Box<dyn Fn() -> io::Result<UnixStream> + Send + Sync>;
 /// What is done when a flow's first datagram is on its way.
 pub(super) type AtFirst = Box<dyn FnOnce() + Send>;
-/// What is done at a verdict, or at the end of a flow, for which an error is one that never stood.
-pub(super) type AtVerdict = Box<dyn FnOnce(Result<(), Errno>) + Send>;
-/// What is done when a connection is held: padding is put into it.
-pub(super) type AtHeld = Box<dyn FnOnce() + Send>;
+/// What is done at a verdict: the node waits for the program's end of what was accepted.
+pub(super) type AtVerdict = Box<dyn FnOnce(Result<Accepted, Errno>) + Send>;
+/// What is done at the end of a flow, for which an error is one that never stood.
+pub(super) type AtEnd = Box<dyn FnOnce(Result<(), Errno>) + Send>;
 /// An AP address, and what stands for it in IPv4.
 pub type Addresses = (Ipv6Addr, Option<Ipv4Addr>);
 
@@ -63,7 +63,7 @@ pub(super) type AtVisit = Box<dyn Fn(Visit) -> Result<OwnedFd, Errno> + Send + S
 /// What a run asks for.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Ask<'a> {
-    Open { circle: u64, to: SocketAddr, padding: Option<u64> },
+    Open { circle: u64, to: SocketAddr },
     Flow { circle: u64, to: SocketAddr },
     Name(&'a str),
     Address(IpAddr),
@@ -71,8 +71,8 @@ pub(super) enum Ask<'a> {
 
 /// Who waits for an answer.
 enum Waiter {
-    Verdict(AtVerdict, Option<AtHeld>),
-    Flow { at_first: Option<AtFirst>, at_end: AtVerdict },
+    Verdict(AtVerdict),
+    Flow { at_first: Option<AtFirst>, at_end: AtEnd },
     Named(SyncSender<Option<Addresses>>),
     Addressed(SyncSender<Option<String>>),
 }
@@ -107,19 +107,9 @@ impl Conversation {
         let _only_once = self.reception.set(at_visit);
     }
 
-    /// Hands a connection over, to be carried to a party. If this returns an error, nothing comes of it.
-    pub(super) fn open(
-        &self,
-        circle: u64,
-        to: SocketAddr,
-        padding: Option<u64>,
-        far: BorrowedFd<'_>,
-        at_verdict: AtVerdict,
-        at_held: AtHeld,
-    ) -> Result<OpenLink, Errno> {
-        let ask = Ask::Open { circle, to, padding };
-        let (link, id) = self.ask(ask, Some(far), Waiter::Verdict(at_verdict, Some(at_held)))?;
-        Ok(OpenLink { link, id })
+    /// Has a connection carried to a party. If this returns an error, nothing comes of it.
+    pub(super) fn open(&self, circle: u64, to: SocketAddr, at_verdict: AtVerdict) -> Result<(), Errno> {
+        self.ask(Ask::Open { circle, to }, None, Waiter::Verdict(at_verdict)).map(drop)
     }
 
     /// Hands a flow over, to be carried to a party. If this returns an error, nothing comes of it.
@@ -129,7 +119,7 @@ impl Conversation {
         to: SocketAddr,
         far: BorrowedFd<'_>,
         at_first: AtFirst,
-        at_end: AtVerdict,
+        at_end: AtEnd,
     ) -> Result<FlowLink, Errno> {
         let waiter = Waiter::Flow { at_first: Some(at_first), at_end };
         let (link, id) = self.ask(Ask::Flow { circle, to }, Some(far), waiter)?;
@@ -186,27 +176,22 @@ impl fmt::Debug for Conversation {
     }
 }
 
-/// A connection that the node has.
-#[derive(Clone, Debug)]
-pub(super) struct OpenLink {
+/// A connection that a party has accepted.
+#[derive(Debug)]
+pub(super) struct Accepted {
     link: Arc<Link>,
     id: u32,
 }
 
-impl OpenLink {
-    /// Asks for it to be held, unless there is a verdict.
-    pub(super) fn hold(&self) {
-        self.say(FromRun::Hold { id: self.id });
-    }
-
-    /// Says what stands in it, now that it is held.
-    pub(super) fn padded(&self, padding: u64) {
-        self.say(FromRun::Padded { id: self.id, padding });
-    }
-
-    fn say(&self, frame: FromRun<'_>) {
+impl Accepted {
+    /// Hands the other end of the program's socket over, or says that there is none.
+    pub(super) fn joined(self, end: &Result<OwnedFd, Errno>) {
+        let (outcome, with) = match end {
+            Ok(end) => (Ok(()), Some(end.as_fd())),
+            Err(errno) => (Err(told(*errno)), None),
+        };
         // A part of a frame may have been written.
-        if self.link.say(frame, None).is_err() {
+        if self.link.say(FromRun::Joined { id: self.id, outcome }, with).is_err() {
             self.link.end();
         }
     }
@@ -291,7 +276,7 @@ impl Link {
             waiting.last
         };
         let frame = match ask {
-            Ask::Open { circle, to, padding } => FromRun::Open { id, circle, to, padding },
+            Ask::Open { circle, to } => FromRun::Open { id, circle, to },
             Ask::Flow { circle, to } => FromRun::Flow { id, circle, to },
             Ask::Name(name) => FromRun::Name { id, name },
             Ask::Address(address) => FromRun::Address { id, address },
@@ -342,7 +327,9 @@ impl Link {
             FromNode::Verdict { id, outcome } => {
                 let outcome = outcome.map_err(|Told(errno)| Errno::from_raw(errno.into()));
                 match waiter(id) {
-                    Some(Waiter::Verdict(at_verdict, _)) => at_verdict(outcome),
+                    Some(Waiter::Verdict(at_verdict)) => {
+                        at_verdict(outcome.map(|()| Accepted { link: self.clone(), id }));
+                    }
                     Some(Waiter::Flow { at_end, .. }) if outcome.is_err() => at_end(outcome),
                     Some(Waiter::Flow { at_first, at_end }) => {
                         self.keep(id, Waiter::Flow { at_first: None, at_end });
@@ -350,16 +337,6 @@ impl Link {
                     }
                     Some(waiter) => self.keep(id, waiter),
                     None => {}
-                }
-            }
-            FromNode::Held { id } => {
-                let at_held =
-                    match lock(&self.waiting).as_mut().and_then(|waiting| waiting.by_id.get_mut(&id)) {
-                        Some(Waiter::Verdict(_, at_held)) => at_held.take(),
-                        _ => None,
-                    };
-                if let Some(at_held) = at_held {
-                    at_held();
                 }
             }
             FromNode::Named { id, found } => {
@@ -414,10 +391,7 @@ impl Link {
     fn answer_visit(&self, id: u32, received: Result<OwnedFd, Errno>) -> io::Result<()> {
         match received {
             Ok(socket) => self.say(FromRun::Visited { id, outcome: Ok(()) }, Some(socket.as_fd())),
-            Err(errno) => {
-                let errno = u8::try_from(errno as i32).map_or(Told::ECONNREFUSED, Told);
-                self.say(FromRun::Visited { id, outcome: Err(errno) }, None)
-            }
+            Err(errno) => self.say(FromRun::Visited { id, outcome: Err(told(errno)) }, None),
         }
     }
 
@@ -427,11 +401,17 @@ impl Link {
         let waiting = lock(&self.waiting).take();
         self.ended.notify_all();
         for waiter in waiting.map(|waiting| waiting.by_id).unwrap_or_default().into_values() {
-            if let Waiter::Verdict(tell, _) | Waiter::Flow { at_end: tell, .. } = waiter {
-                tell(Err(Errno::ENETUNREACH));
+            match waiter {
+                Waiter::Verdict(at_verdict) => at_verdict(Err(Errno::ENETUNREACH)),
+                Waiter::Flow { at_end, .. } => at_end(Err(Errno::ENETUNREACH)),
+                Waiter::Named(_) | Waiter::Addressed(_) => {}
             }
         }
     }
+}
+
+fn told(errno: Errno) -> Told {
+    u8::try_from(errno as i32).map_or(Told::ECONNREFUSED, Told)
 }
 
 impl fmt::Debug for Link {
@@ -468,7 +448,8 @@ mod tests {
         loop {
             if let Some((frame, descriptors)) = incoming.next().unwrap() {
                 return match FromRun::decode(frame).unwrap() {
-                    FromRun::Open { id, padding: Some(7), .. } => (id, false, std::mem::take(descriptors)),
+                    FromRun::Open { id, .. } => (id, false, VecDeque::new()),
+                    FromRun::Joined { id, outcome: Ok(()) } => (id, false, std::mem::take(descriptors)),
                     FromRun::Name { id, .. } => (id, true, VecDeque::new()),
                     other => panic!("{other:?}"),
                 };
@@ -483,10 +464,11 @@ mod tests {
 
     fn open(run: &Conversation) -> (Result<(), Errno>, Receiver<Result<(), Errno>>) {
         let (told, verdict) = channel();
-        let (far, _) = UnixStream::pair().unwrap();
-        let at_verdict = Box::new(move |outcome| told.send(outcome).unwrap());
-        let to = "[fc00::1]:80".parse().unwrap();
-        (run.open(0, to, Some(7), far.as_fd(), at_verdict, Box::new(|| ())).map(drop), verdict)
+        let at_verdict = Box::new(move |outcome: Result<Accepted, Errno>| {
+            let joined = outcome.map(|accepted| accepted.joined(&Ok(UnixStream::pair().unwrap().0.into())));
+            told.send(joined).unwrap();
+        });
+        (run.open(0, "[fc00::1]:80".parse().unwrap(), at_verdict), verdict)
     }
 
     #[test]
@@ -496,10 +478,12 @@ mod tests {
         let opened = [open(&run).1, open(&run).1];
         let (first, _, descriptors) = heard(&node, &mut incoming);
         let (second, ..) = heard(&node, &mut incoming);
-        assert!(!descriptors.is_empty() && first != second);
+        assert!(descriptors.is_empty() && first != second);
         say(&node, FromNode::Verdict { id: second, outcome: Err(Told::ECONNREFUSED) });
         say(&node, FromNode::Verdict { id: first, outcome: Ok(()) });
         assert_eq!(opened[0].recv().unwrap(), Ok(()));
+        let (joined, _, descriptors) = heard(&node, &mut incoming);
+        assert_eq!((joined, descriptors.len()), (first, 1));
         assert_eq!(opened[1].recv().unwrap(), Err(Errno::ECONNREFUSED));
         thread::scope(|scope| {
             let asking = scope.spawn(|| run.addresses_of("x.ap"));

@@ -27,8 +27,8 @@ use super::{
     Addresses, Deed, Run,
     call::{Answer, Call, Given, Outcome, Reply, address_bytes},
     capture::Ends,
-    connections::{Connections, Leave, State, cookie, disconnect},
-    conversation::Conversation,
+    connections::{Connections, Leave, cookie, disconnect},
+    conversation::{Accepted, Conversation},
     deadlines::Deadlines,
     errno,
     flows::Flows,
@@ -173,18 +173,33 @@ impl Engine {
         let to = match to {
             Given::Internet(to) => to,
             Given::Nothing => return reply.answer(self.disconnect(&program)),
+            // Its kernel knows what is wrong with it.
+            Given::Other(address) if kind_of(&program).is_ok() => {
+                let connected = raw::connect_to(program.as_fd(), &address);
+                return reply.answer(connected.map(|()| Answer::Done));
+            }
             Given::Other(address) => {
                 return self.apart(reply, move |engine| {
                     unix::connect(thread, &program, &address, &engine.run.commands)
                 });
             }
         };
-        match self.way_of(&program, to, thread) {
-            Ok((family, waits, Way::Party(party), _)) => {
+        let (family, kind) =
+            match kind_of(&program).and_then(|known| self.is_of_run(&program, Some(to)).map(|()| known)) {
+                Ok(known) => known,
+                Err(errno) => return reply.answer(Err(errno)),
+            };
+        if kind == Kind::Datagram && !lock(&self.guests).has(to) {
+            let connected = self.connect_datagrams(&program, family, to, thread);
+            return reply.answer(connected.map(|()| Answer::Done));
+        }
+        match self.way_of(family, kind, to) {
+            Ok((Way::Party(party), _)) => {
                 let circle = self.run.circles.of(thread, party);
-                self.open(&Arc::new(program), family, waits, circle, party, reply);
+                self.open(&Arc::new(program), family, circle, party, reply);
             }
-            Ok((family, waits, way, here)) => {
+            Ok((way, here)) => {
+                let waits = kind == Kind::Stream && is_nonblocking(&program) == Ok(false);
                 let connect = move |engine: &Engine| {
                     let outcome = engine.connect_here(&program, family, way, to, here);
                     engine.note_here(&program, way, to, outcome);
@@ -196,77 +211,106 @@ impl Engine {
                     reply.answer(connect(self).map(|()| Answer::Done));
                 }
             }
-            Err(Known::UnderWay(true)) => {
-                // It was interrupted, or another thread waits for it, too.
-                match self.connections.wait(&program, reply) {
-                    Ok(()) => {
-                        self.connections.watch();
-                        self.limit(&program);
-                    }
-                    Err(reply) => self.connect(program, Given::Internet(to), thread, reply),
-                }
-            }
-            Err(Known::UnderWay(false)) => reply.answer(Err(Errno::EALREADY)),
-            Err(Known::Told(outcome)) => reply.answer(outcome.map(|()| Answer::Done)),
+            Err(errno) => reply.answer(Err(errno)),
         }
     }
 
-    /// Where a connect leads: the family of its socket, whether it waits, the way, and whether the run itself listens there.
-    fn way_of(
-        &self,
-        program: &OwnedFd,
-        to: SocketAddr,
-        thread: i32,
-    ) -> Result<(i32, bool, Way, bool), Known> {
-        let (family, kind) = kind_of(program)?;
-        self.is_of_run(program, Some(to))?;
-        let waits = !is_nonblocking(program)?;
-        if kind == Kind::Datagram && lock(&self.guests).has(to) {
-            return Ok((family, false, Way::Local, true));
-        }
+    /// Where a connect leads, and whether the run itself listens there.
+    fn way_of(&self, family: i32, kind: Kind, to: SocketAddr) -> Result<(Way, bool), Errno> {
         if kind == Kind::Datagram {
-            return Err(Known::Told(self.connect_datagrams(program, family, to, thread)));
+            // A guest's.
+            return Ok((Way::Local, true));
         }
         // An address of the other family is too short, or one that its kernel does not know.
         match (family, to.is_ipv4()) {
-            (socket::INET, false) => return Err(Errno::EAFNOSUPPORT.into()),
-            (socket::INET6, true) => return Err(Errno::EINVAL.into()),
+            (socket::INET, false) => return Err(Errno::EAFNOSUPPORT),
+            (socket::INET6, true) => return Err(Errno::EINVAL),
             _ => {}
         }
-        match self.connections.state(program) {
-            State::UnderWay => return Err(Known::UnderWay(waits)),
-            State::Ended(outcome) => {
-                self.connections.heard(program);
-                if outcome.is_err() {
-                    disconnect(program);
-                }
-                return Err(Known::Told(outcome));
-            }
-            State::New => {}
-        }
-        if self.peers.of(program).is_some() {
-            return Err(Errno::EISCONN.into());
-        }
         if self.run.land.is_ours(to) {
-            return Err(Errno::ECONNREFUSED.into());
+            return Err(Errno::ECONNREFUSED);
         }
         let here = self.listens_itself(to);
-        Ok((family, waits, self.way(to, here)?, here))
+        Ok((self.way(to, here)?, here))
     }
 
-    /// Hands a connection over to the node. Whoever waits for it is told when there is a verdict.
-    fn open(&self, program: &Arc<OwnedFd>, family: i32, waits: bool, circle: u64, to: SocketAddr, reply: Reply) {
-        let (waiting, told) = if waits { (Some(reply), None) } else { (None, Some(reply)) };
-        match (self.begin(program, family, circle, to, waiting), told) {
-            (Ok(()), Some(reply)) => reply.answer(Err(Errno::EINPROGRESS)),
-            (Ok(()), None) => self.limit(program),
-            (Err((errno, waiting)), told) => {
-                self.run.account.note(Deed::Connects(Kind::Stream, to), Err(errno));
-                // Whose connection stands already, keeps it.
-                if errno != Errno::EISCONN {
-                    disconnect(program);
+    /// Has the node carry a connection to a party, if the program's socket can set out. Whoever waits for it is told when there
+    /// is a verdict.
+    fn open(&self, program: &Arc<OwnedFd>, family: i32, circle: u64, to: SocketAddr, reply: Reply) {
+        if let Some(errno) = self.connections.failure(program) {
+            disconnect(program);
+            return reply.answer(Err(errno));
+        }
+        let (waits, said) = match self.run.land.set_out(program, family, to) {
+            Ok(said) => said,
+            Err(errno) => return reply.answer(Err(errno)),
+        };
+        match said {
+            Err(Errno::EINPROGRESS) => self.begin(program, family, circle, to, waits, reply),
+            // It was interrupted, or another thread waits for it, too.
+            Err(Errno::EALREADY) if waits => match self.connections.wait(program, reply) {
+                Ok(()) => {
+                    self.connections.watch();
+                    self.limit(program);
                 }
-                waiting.into_iter().chain(told).for_each(|reply| reply.answer(Err(errno)));
+                Err(reply) => reply.answer(self.outcome(program, family, to)),
+            },
+            Err(errno) => reply.answer(Err(self.connections.why(program, errno))),
+            Ok(()) => reply.answer(Ok(Answer::Done)),
+        }
+    }
+
+    /// What came of a connection a moment ago.
+    fn outcome(&self, program: &OwnedFd, family: i32, to: SocketAddr) -> Outcome {
+        match self.run.land.set_out(program, family, to)? {
+            // Somebody else has heard that it stands.
+            (_, Ok(()) | Err(Errno::EISCONN)) => Ok(Answer::Done),
+            (_, Err(errno)) => Err(self.connections.why(program, errno)),
+        }
+    }
+
+    fn begin(
+        &self,
+        program: &Arc<OwnedFd>,
+        family: i32,
+        circle: u64,
+        to: SocketAddr,
+        waits: bool,
+        reply: Reply,
+    ) {
+        let (waiting, told) = if waits { (Some(reply), None) } else { (None, Some(reply)) };
+        let ends = self.run.land.ends(program, family, to);
+        let begun = match ends.and_then(|ends| self.peers.remember(program, ends, to).map(|()| ends)) {
+            Ok((own, _)) => self.connections.begin(program.clone(), own, waiting),
+            Err(errno) => Err((errno, waiting)),
+        };
+        let attempt = match begun {
+            Ok(attempt) => attempt,
+            Err((errno, waiting)) => {
+                self.run.account.note(Deed::Connects(Kind::Stream, to), Err(errno));
+                disconnect(program);
+                return waiting.into_iter().chain(told).for_each(|reply| reply.answer(Err(errno)));
+            }
+        };
+        let (connections, land) = (self.connections.clone(), self.run.land.clone());
+        let account = self.run.account.clone();
+        let at_verdict = Box::new(move |verdict: Result<Accepted, Errno>| {
+            account
+                .note(Deed::Connects(Kind::Stream, to), verdict.as_ref().map(drop).map_err(|errno| *errno));
+            match verdict {
+                Ok(accepted) => accepted.joined(&connections.join(attempt, &land)),
+                Err(errno) => connections.refuse(attempt, errno, &land),
+            }
+        });
+        if let Err(errno) = self.run.conversation.open(circle, to, at_verdict) {
+            self.run.account.note(Deed::Connects(Kind::Stream, to), Err(errno));
+            self.connections.refuse(attempt, errno, &self.run.land);
+        }
+        match told {
+            Some(reply) => reply.answer(Err(Errno::EINPROGRESS)),
+            None => {
+                self.connections.watch();
+                self.limit(program);
             }
         }
     }
@@ -278,43 +322,6 @@ impl Engine {
             let connections = self.connections.clone();
             self.deadlines.after(patience, move || connections.leave(cookie, Leave::TimedOut, |_| true));
         }
-    }
-
-    fn begin(
-        &self,
-        program: &Arc<OwnedFd>,
-        family: i32,
-        circle: u64,
-        to: SocketAddr,
-        waiting: Option<Reply>,
-    ) -> Result<(), (Errno, Vec<Reply>)> {
-        let prepared = (|| {
-            let (far, ends) = self.run.land.far_end(program, family, to)?;
-            self.peers.remember(program, ends, to)?;
-            let of_node = far.try_clone().map_err(|error| errno(&error))?;
-            Ok((cookie(program)?, of_node, far))
-        })();
-        let (cookie, of_node, far) = match prepared {
-            Ok(prepared) => prepared,
-            Err(errno) => return Err((errno, waiting.into_iter().collect())),
-        };
-        let padding = self.connections.begin(cookie, program.clone(), far, waiting)?;
-        let connections = self.connections.clone();
-        let account = self.run.account.clone();
-        let at_verdict = Box::new(move |outcome| {
-            account.note(Deed::Connects(Kind::Stream, to), outcome);
-            connections.end(cookie, outcome);
-        });
-        let holding = self.connections.clone();
-        let at_held = Box::new(move || holding.held(cookie));
-        match self.run.conversation.open(circle, to, padding, of_node.as_fd(), at_verdict, at_held) {
-            Ok(link) => self.connections.handed_over(cookie, link),
-            Err(errno) => return Err((errno, self.connections.give_up(cookie))),
-        }
-        if padding.is_none() {
-            self.connections.watch();
-        }
-        Ok(())
     }
 
     /// Datagrams lead to where they are sent, in the island. A party's have to be there for it.
@@ -353,7 +360,10 @@ impl Engine {
                 self.peers.remember(program, peers::ends(program)?, to)
             }
             _ if self.run.land.is_island() && !is_own => self.connect_to_machine(program, family, to),
-            _ => connect(to),
+            _ => {
+                self.peers.forget(program);
+                connect(to)
+            }
         }
     }
 
@@ -416,7 +426,6 @@ impl Engine {
     fn peer_name(&self, program: &OwnedFd) -> Outcome {
         let real = raw::peer_name(program.as_fd())?;
         Ok(Answer::Bytes(match self.peers.of(program) {
-            Some(_) if self.connections.state(program) == State::UnderWay => return Err(Errno::ENOTCONN),
             Some(peer) => address_bytes(kind_of(program)?.0, peer),
             None => real,
         }))
@@ -467,20 +476,6 @@ impl Engine {
     }
 }
 
-/// Why a connect does not begin.
-enum Known {
-    /// It has begun; whether its socket waits.
-    UnderWay(bool),
-    /// It is told this.
-    Told(Result<(), Errno>),
-}
-
-impl From<Errno> for Known {
-    fn from(errno: Errno) -> Known {
-        Known::Told(Err(errno))
-    }
-}
-
 /// Family and kind of a socket; anything else is of no concern to us, and no socket of the Internet.
 fn kind_of(program: &OwnedFd) -> Result<(i32, Kind), Errno> {
     let socket = socket2::SockRef::from(program);
@@ -489,7 +484,7 @@ fn kind_of(program: &OwnedFd) -> Result<(i32, Kind), Errno> {
     match (i32::from(domain), kind) {
         (family @ (socket::INET | socket::INET6), socket2::Type::STREAM) => Ok((family, Kind::Stream)),
         (family @ (socket::INET | socket::INET6), socket2::Type::DGRAM) => Ok((family, Kind::Datagram)),
-        _ => Err(Errno::EAFNOSUPPORT),
+        _ => Err(Errno::EINVAL),
     }
 }
 
@@ -527,9 +522,9 @@ mod tests {
     /// A run of which the test is the node: what it is asked to open.
     struct World {
         engine: Arc<Engine>,
-        opened: Receiver<(u32, TcpStream, Option<u64>)>,
-        /// What it is to hold, and what stands in it then.
-        held: Receiver<(u32, Option<u64>)>,
+        opened: Receiver<u32>,
+        /// The other ends of programs' sockets.
+        joined: Receiver<Option<TcpStream>>,
         node: UnixStream,
         _runtime: tokio::runtime::Runtime,
     }
@@ -550,40 +545,45 @@ mod tests {
             account: Arc::default(),
         };
         let engine = Engine::new(run, Peers::known());
-        let ((tell, opened), (tell_held, held)) = (channel(), channel());
+        let ((tell, opened), (tell_joined, joined)) = (channel(), channel());
         let hears = node.try_clone().unwrap();
         thread::spawn(move || {
             let mut incoming = Incoming::new();
             while incoming.fill(&hears).unwrap_or(false) {
                 while let Some((frame, descriptors)) = incoming.next().unwrap() {
                     match FromRun::decode(frame).unwrap() {
-                        FromRun::Open { id, padding, .. } => {
-                            let far = TcpStream::from(descriptors.pop_front().unwrap());
-                            far.set_nonblocking(false).unwrap();
-                            let _test_has_ended = tell.send((id, far, padding));
+                        FromRun::Open { id, .. } => _ = tell.send(id),
+                        FromRun::Joined { outcome, .. } => {
+                            let far =
+                                outcome.is_ok().then(|| TcpStream::from(descriptors.pop_front().unwrap()));
+                            let _test_has_ended = tell_joined.send(far);
                         }
-                        FromRun::Hold { id } => _ = tell_held.send((id, None)),
-                        FromRun::Padded { id, padding } => _ = tell_held.send((id, Some(padding))),
                         other => panic!("{other:?}"),
                     }
                 }
             }
         });
-        World { engine: Arc::new(engine.unwrap()), opened, held, node, _runtime: runtime }
+        World { engine: Arc::new(engine.unwrap()), opened, joined, node, _runtime: runtime }
     }
 
     impl World {
+        /// What the party is asked for next.
+        fn opened(&self) -> u32 {
+            self.opened.recv_timeout(Duration::from_secs(5)).unwrap()
+        }
+
         /// The party accepts the next connection. Returns the node's end of it.
         fn accept(&self) -> TcpStream {
-            let (id, mut far, padding) = self.opened.recv_timeout(Duration::from_secs(5)).unwrap();
-            drain(&mut far, padding.unwrap_or(0));
+            self.accept_one(self.opened()).unwrap()
+        }
+
+        fn accept_one(&self, id: u32) -> Option<TcpStream> {
             self.say(FromNode::Verdict { id, outcome: Ok(()) });
-            far
+            self.joined.recv_timeout(Duration::from_secs(5)).unwrap()
         }
 
         fn refuse(&self) {
-            let (id, far, _) = self.opened.recv_timeout(Duration::from_secs(5)).unwrap();
-            drop(far);
+            let id = self.opened();
             self.say(FromNode::Verdict { id, outcome: Err(Told::ECONNREFUSED) });
         }
 
@@ -644,10 +644,6 @@ mod tests {
         }
     }
 
-    fn drain(far: &mut TcpStream, padding: u64) {
-        io::copy(&mut far.take(padding), &mut io::sink()).unwrap();
-    }
-
     /// Waits until a signal comes.
     struct Signalled(Sender<Outcome>, Arc<AtomicBool>);
 
@@ -705,8 +701,7 @@ mod tests {
         nix::unistd::write(&socket, b"said").unwrap();
         let mut heard = [0; 4];
         far.read_exact(&mut heard).unwrap();
-        assert_eq!(&heard, b"said", "no padding");
-        assert_eq!(SockRef::from(&socket).tcp_notsent_lowat().unwrap(), 0, "as it was");
+        assert_eq!(&heard, b"said");
     }
 
     #[test]
@@ -767,58 +762,68 @@ mod tests {
     }
 
     #[test]
-    fn whom_a_signal_interrupts_leaves_a_socket_that_tells_the_truth_or_is_told_the_verdict() {
+    fn whom_a_signal_interrupts_leaves_a_socket_that_tells_the_truth() {
         let world = world(false);
-        for comes_first in [true, false] {
+        for accepts in [true, false] {
             let socket = world.socket(libc::SOCK_STREAM);
             let (told, outcome) = channel();
-            let signal = Arc::new(AtomicBool::new(false));
             let ours = socket.try_clone().unwrap();
             let call = Call::Connect { socket: ours, to: Given::Internet(PARTY.parse().unwrap()), thread: 0 };
+            let signal = Arc::new(AtomicBool::new(false));
             world.engine.handle(call, Reply::to(Signalled(told, signal.clone())));
-            let (id, mut far, padding) = world.opened.recv_timeout(Duration::from_secs(5)).unwrap();
-            assert_eq!(padding, None);
+            let id = world.opened();
             assert_eq!(world.peer(&socket), Err(Errno::ENOTCONN));
             signal.store(true, Ordering::Relaxed);
-            assert_eq!(world.held.recv_timeout(Duration::from_secs(5)).unwrap(), (id, None));
-            if comes_first {
-                world.say(FromNode::Held { id });
-                let (_, padding) = world.held.recv_timeout(Duration::from_secs(5)).unwrap();
-                assert!(matches!(outcome.recv().unwrap(), Ok(Answer::Interrupted)));
-                assert!(!is_writable(&socket, PollTimeout::ZERO));
-                drain(&mut far, padding.unwrap());
+            assert!(matches!(outcome.recv_timeout(Duration::from_secs(5)).unwrap(), Ok(Answer::Interrupted)));
+            assert!(!is_writable(&socket, PollTimeout::ZERO));
+            assert_eq!((world.error(&socket), world.peer(&socket)), (0, Err(Errno::ENOTCONN)));
+            if accepts {
+                let _far = world.accept_one(id).unwrap();
+                assert!(is_writable(&socket, SOON.into()));
+                assert_eq!(world.error(&socket), 0);
+            } else {
+                world.say(FromNode::Verdict { id, outcome: Err(Told::ETIMEDOUT) });
+                assert!(is_writable(&socket, SOON.into()));
+                assert_eq!(world.error(&socket), Errno::ETIMEDOUT as i32);
             }
-            world.say(FromNode::Verdict { id, outcome: Ok(()) });
-            if !comes_first {
-                assert!(matches!(outcome.recv().unwrap(), Ok(Answer::Done)));
-            }
-            assert!(is_writable(&socket, SOON.into()));
-            assert_eq!(world.error(&socket), 0);
-            nix::unistd::write(&socket, b"said").unwrap();
-            let mut heard = [0; 4];
-            far.read_exact(&mut heard).unwrap();
-            assert_eq!(&heard, b"said", "no padding");
         }
     }
 
     #[test]
-    fn a_node_that_says_nothing_keeps_nobody_whom_a_signal_interrupts() {
+    fn whoever_waits_for_one_socket_is_told_the_same() {
         let world = world(false);
         let socket = world.socket(libc::SOCK_STREAM);
-        let (told, outcome) = channel();
-        let ours = socket.try_clone().unwrap();
-        let call = Call::Connect { socket: ours, to: Given::Internet(PARTY.parse().unwrap()), thread: 0 };
-        let signal = Arc::new(AtomicBool::new(true));
-        world.engine.handle(call, Reply::to(Signalled(told, signal)));
-        let (id, _far, _) = world.opened.recv_timeout(Duration::from_secs(5)).unwrap();
-        assert!(matches!(outcome.recv_timeout(Duration::from_secs(10)).unwrap(), Err(Errno::ENETUNREACH)));
-        // What it says later is about nothing.
-        world.say(FromNode::Held { id });
-        world.say(FromNode::Verdict { id, outcome: Ok(()) });
-        assert_eq!(world.peer(&socket), Err(Errno::ENOTCONN));
-        let again = world.connect(&socket, PARTY);
-        let _far = world.accept();
-        assert_eq!(again.errno(), None);
+        let first = world.connect(&socket, PARTY);
+        let id = world.opened();
+        let second = world.connect(&socket, PARTY);
+        let _far = world.accept_one(id).unwrap();
+        assert_eq!((first.errno(), second.errno()), (None, None));
+        assert!(!is_nonblocking(&socket).unwrap());
+    }
+
+    #[test]
+    fn a_party_that_accepts_what_was_given_up_meets_no_later_connection_of_the_socket() {
+        let world = world(false);
+        let socket = world.socket(libc::SOCK_STREAM | libc::SOCK_NONBLOCK);
+        SockRef::from(&socket).bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into()).unwrap();
+        for by_shutdown in [true, false] {
+            assert_eq!(world.connect(&socket, PARTY).errno(), Some(Errno::EINPROGRESS));
+            let given_up = world.opened();
+            if by_shutdown {
+                nix::sys::socket::shutdown(socket.as_raw_fd(), nix::sys::socket::Shutdown::Both).unwrap();
+            } else {
+                let undo =
+                    Call::Connect { socket: socket.try_clone().unwrap(), to: Given::Nothing, thread: 0 };
+                assert_eq!(world.call(undo).errno(), None);
+            }
+            assert_eq!(world.error(&socket), Errno::ECONNRESET as i32);
+            assert_eq!(world.connect(&socket, "127.192.0.8:81").errno(), Some(Errno::EINPROGRESS));
+            assert!(world.accept_one(given_up).is_none());
+            assert!(!is_writable(&socket, PollTimeout::ZERO));
+            let _far = world.accept();
+            assert_eq!(world.peer(&socket), Ok("127.192.0.8:81".parse().unwrap()));
+            raw::disconnect(socket.as_fd()).unwrap();
+        }
     }
 
     #[test]
@@ -829,7 +834,7 @@ mod tests {
         let undo = || Call::Connect { socket: socket.try_clone().unwrap(), to: Given::Nothing, thread: 0 };
         assert_eq!(world.call(undo()).errno(), None);
         assert_eq!(waiting.errno(), Some(Errno::ECONNABORTED));
-        let (_, _far, _) = world.opened.recv().unwrap();
+        let _given_up = world.opened();
         let returned = world.connect(&socket, "127.192.0.8:81");
         let _far = world.accept();
         assert_eq!(returned.errno(), None);

@@ -14,12 +14,12 @@ use std::{
 };
 
 use nix::sys::socket::{setsockopt, sockopt};
-use socket2::{Domain, Socket, Type};
+use socket2::{Domain, Protocol, Socket, Type};
 
 use super::{
     capture,
     netlink::{Kernel, LOOPBACK, LOOPBACK_TABLE, NAMES_TABLE},
-    presence, raw,
+    presence, quiet, raw,
 };
 use crate::frames::send;
 
@@ -33,6 +33,7 @@ const DNS: u16 = 53;
 /// Ports of ours, at the run's own addresses.
 const MEETING: u16 = 65_535;
 const NAMES: u16 = 65_534;
+const QUIET: u16 = 65_533;
 /// Connections that wait to be accepted.
 const BACKLOG: i32 = 4_096;
 
@@ -120,6 +121,8 @@ fn made(request: Request, own: Ipv6Addr) -> io::Result<Vec<OwnedFd>> {
 fn prepare_v4(kernel: &Kernel) -> io::Result<Vec<OwnedFd>> {
     // Where they cannot be written, the kernel decides as it does elsewhere.
     let _all_ports_are_the_programs = fs::write("/proc/sys/net/ipv4/ip_unprivileged_port_start", "0");
+    // A party may take longer than the kernel would wait for an answer.
+    let _is_patient = fs::write("/proc/sys/net/ipv4/tcp_syn_retries", "10");
     let _all_connect_first = fs::write("/proc/sys/net/ipv4/tcp_fastopen", "0");
     let (own, anywhere) = (IpAddr::V4(OWN_ALIAS), IpAddr::V4(Ipv4Addr::UNSPECIFIED));
     kernel.add_address(own, LOOPBACK)?;
@@ -139,7 +142,8 @@ fn prepare_v6(kernel: &Kernel, own: Ipv6Addr) -> io::Result<Vec<OwnedFd>> {
     ports(own, anywhere)
 }
 
-/// Where programs are met, the name servers over TCP and UDP, and what sees all packets.
+/// Where programs are met, the name servers over TCP and UDP, what sees all packets, where programs' sockets wait for their
+/// parties, and what sees and writes packets of TCP.
 fn ports(own: IpAddr, anywhere: IpAddr) -> io::Result<Vec<OwnedFd>> {
     let listener = |port| -> io::Result<OwnedFd> {
         let made = Socket::new(Domain::for_address((own, port).into()), Type::STREAM, None)?;
@@ -163,7 +167,10 @@ fn ports(own: IpAddr, anywhere: IpAddr) -> io::Result<Vec<OwnedFd>> {
     // The kernel takes the number as it stands in packets.
     let packets =
         Socket::new(Domain::PACKET, Type::DGRAM, Some(i32::from((protocol as u16).to_be()).into()))?;
-    Ok(vec![listener(MEETING)?, listener(NAMES)?, names.into(), packets.into()])
+    let streams = Socket::new(Domain::for_address((own, 0).into()), Type::RAW, Some(Protocol::TCP))?;
+    streams.bind(&SocketAddr::new(own, 0).into())?;
+    let quiet = quiet::listener((own, QUIET).into())?;
+    Ok(vec![listener(MEETING)?, listener(NAMES)?, names.into(), packets.into(), quiet.into(), streams.into()])
 }
 
 #[cfg(test)]

@@ -30,6 +30,7 @@ use super::{
     flows::Captured,
     helper::{HELPER, OWN_ALIAS, Request},
     lock,
+    quiet::Parts,
 };
 use crate::frames::receive;
 
@@ -54,6 +55,7 @@ struct Helper {
 #[derive(Debug)]
 pub(super) struct Ports {
     pub(super) meeting: (TcpListener, Option<TcpListener>),
+    pub(super) quiet: (Parts, Option<Parts>),
     /// Name servers, over TCP.
     pub(super) names: (TcpListener, Option<TcpListener>),
     /// Name servers, over UDP.
@@ -134,18 +136,23 @@ fn ports(helper: &UnixStream, own: Ipv6Addr) -> io::Result<Ports> {
     let of_one_family = || -> io::Result<_> {
         let mut sockets = answer(helper)?;
         let mut next = || sockets.pop_front().ok_or_else(missing);
-        Ok((TcpListener::from(next()?), TcpListener::from(next()?), next()?, next()?))
+        let (meeting, names) = (TcpListener::from(next()?), TcpListener::from(next()?));
+        let (datagrams, packets) = (next()?, next()?);
+        let quiet = Parts { listener: TcpListener::from(next()?), packets: Some(next()?) };
+        Ok((meeting, names, datagrams, packets, quiet))
     };
-    let (meeting, names, datagrams, packets) = of_one_family()?;
+    let (meeting, names, datagrams, packets, quiet) = of_one_family()?;
     let mut ports = Ports {
         meeting: (meeting, None),
+        quiet: (quiet, None),
         names: (names, None),
         datagrams: vec![datagrams],
         captured: vec![Captured { packets, own: OWN_ALIAS.into() }],
     };
     match of_one_family() {
-        Ok((meeting, names, datagrams, packets)) => {
+        Ok((meeting, names, datagrams, packets, quiet)) => {
             ports.meeting.1 = Some(meeting);
+            ports.quiet.1 = Some(quiet);
             ports.names.1 = Some(names);
             ports.datagrams.push(datagrams);
             ports.captured.push(Captured { packets, own: own.into() });

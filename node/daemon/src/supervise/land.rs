@@ -3,7 +3,7 @@
 
 use std::{
     io,
-    net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream},
     os::fd::{AsFd, OwnedFd},
 };
 
@@ -18,6 +18,7 @@ use super::{
     listeners,
     meeting::{Meeting, of_family},
     peers::Ends,
+    quiet::{self, Parts, Quiet},
     raw,
 };
 use crate::doors::has_no_ipv6;
@@ -28,6 +29,7 @@ pub struct Land {
     kind: LandKind,
     home: Home,
     meeting: Meeting,
+    quiet: Quiet,
     /// Who answers for names over TCP, over IPv4 and IPv6.
     names: [Option<SocketAddr>; 2],
     /// Who does over UDP, by the kernel's numbers of the sockets.
@@ -56,8 +58,8 @@ impl Land {
     /// A namespace of the run's own, in which it has this address.
     pub fn island(own: Ipv6Addr) -> io::Result<(Land, NameServers)> {
         let (island, ports) = Island::new(own)?;
-        let (mut land, servers) =
-            Land::new(LandKind::Island(island, own), ports.meeting, ports.names, ports.datagrams)?;
+        let kind = LandKind::Island(island, own);
+        let (mut land, servers) = Land::new(kind, ports.meeting, ports.quiet, ports.names, ports.datagrams)?;
         land.captured = ports.captured;
         Ok((land, servers))
     }
@@ -72,12 +74,19 @@ impl Land {
             };
             Ok((v4, v6))
         };
-        Land::new(LandKind::Loopback, pair()?, pair()?, Vec::new())
+        let quiet = |ip: IpAddr| -> io::Result<_> {
+            Ok(Parts { listener: quiet::listener((ip, 0).into())?, packets: None })
+        };
+        let meeting = pair()?;
+        let v6 = meeting.1.is_some().then(|| quiet(Ipv6Addr::LOCALHOST.into())).transpose()?;
+        let quiet = (quiet(Ipv4Addr::LOCALHOST.into())?, v6);
+        Land::new(LandKind::Loopback, meeting, quiet, pair()?, Vec::new())
     }
 
     fn new(
         kind: LandKind,
         meeting: (TcpListener, Option<TcpListener>),
+        quiet: (Parts, Option<Parts>),
         names: (TcpListener, Option<TcpListener>),
         udp: Vec<OwnedFd>,
     ) -> io::Result<(Land, NameServers)> {
@@ -86,6 +95,7 @@ impl Land {
             LandKind::Loopback => Home::Loopback,
         };
         let meeting = Meeting::at(meeting.0, meeting.1)?;
+        let quiet = Quiet::new(quiet.0, quiet.1, |family| kind.socket(family, Kind::Stream))?;
         let (v4, v6) = names;
         let v6_address = v6.as_ref().map(TcpListener::local_addr).transpose()?;
         let names = [Some(v4.local_addr()?), v6_address];
@@ -93,7 +103,7 @@ impl Land {
         let name_servers = udp.iter().map(|socket| Ok(fstat(socket)?.st_ino));
         let name_servers = name_servers.collect::<Result<_, Errno>>()?;
         Ok((
-            Land { kind, home, meeting, names, name_servers, captured: Vec::new() },
+            Land { kind, home, meeting, quiet, names, name_servers, captured: Vec::new() },
             NameServers { tcp, udp },
         ))
     }
@@ -126,12 +136,7 @@ impl Land {
 
     /// A socket of the Internet.
     pub(super) fn socket(&self, family: i32, kind: Kind) -> Result<OwnedFd, Errno> {
-        match (&self.kind, kind) {
-            (LandKind::Island(island, _), Kind::Stream) => island.socket(family, libc::SOCK_STREAM, 0),
-            (LandKind::Island(island, _), Kind::Datagram) => island.socket(family, libc::SOCK_DGRAM, 0),
-            (LandKind::Loopback, Kind::Stream) => bound_socket(family),
-            (LandKind::Loopback, Kind::Datagram) => Err(Errno::EPROTONOSUPPORT),
-        }
+        self.kind.socket(family, kind)
     }
 
     /// A socket that is a party to the run: it has the party's address.
@@ -166,9 +171,39 @@ impl Land {
         self.meeting.far_end(program, family, to)
     }
 
+    /// Sends a program's socket on its way ([`Quiet::set_out`]).
+    pub(super) fn set_out(
+        &self,
+        program: &OwnedFd,
+        family: i32,
+        to: SocketAddr,
+    ) -> Result<(bool, Result<(), Errno>), Errno> {
+        self.quiet.set_out(program, family, to)
+    }
+
+    /// The two ends of a connection of which the program's socket, of this family, is on its way to `to`.
+    pub(super) fn ends(&self, program: &OwnedFd, family: i32, to: SocketAddr) -> Result<Ends, Errno> {
+        self.quiet.ends(program, family, to)
+    }
+
+    /// The other end of a program's socket, which was on its way until now.
+    pub(super) fn join(&self, program: &OwnedFd, own: SocketAddr) -> Result<OwnedFd, Errno> {
+        self.quiet.join(program, own, |family| self.socket(family, Kind::Stream))
+    }
+
+    /// Somebody hears that a program's socket stands.
+    pub(super) fn finish(&self, program: &OwnedFd) {
+        self.quiet.finish(program);
+    }
+
+    /// A program's socket that is on its way gets an error.
+    pub(super) fn refuse(&self, program: &OwnedFd, own: SocketAddr) {
+        self.quiet.refuse(program, own);
+    }
+
     /// Whether somebody of ours listens there, whom no program is to meet.
     pub(super) fn is_ours(&self, place: SocketAddr) -> bool {
-        self.meeting.is_at(place)
+        self.meeting.is_at(place) || self.quiet.is_at(place)
     }
 
     /// Whether somebody of ours listens there, whom nobody but the program is to meet.
@@ -203,6 +238,17 @@ impl Land {
         let LandKind::Island(island, _) = &self.kind else { return false };
         let found = listeners::of_datagrams(place, &island.helper().to_string()).unwrap_or_default();
         found.iter().any(|taker| !self.name_servers.contains(&taker.inode))
+    }
+}
+
+impl LandKind {
+    fn socket(&self, family: i32, kind: Kind) -> Result<OwnedFd, Errno> {
+        match (self, kind) {
+            (LandKind::Island(island, _), Kind::Stream) => island.socket(family, libc::SOCK_STREAM, 0),
+            (LandKind::Island(island, _), Kind::Datagram) => island.socket(family, libc::SOCK_DGRAM, 0),
+            (LandKind::Loopback, Kind::Stream) => bound_socket(family),
+            (LandKind::Loopback, Kind::Datagram) => Err(Errno::EPROTONOSUPPORT),
+        }
     }
 }
 

@@ -71,7 +71,9 @@ impl Meeting {
         loop {
             match listener.accept() {
                 Ok((far, from)) if canonical(from) == own => return Ok((far, (own, place.address))),
-                Err(error) if error.kind() == ErrorKind::WouldBlock => wait_for(&*listener, PollFlags::POLLIN)?,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                    wait_for(&*listener, PollFlags::POLLIN)?
+                }
                 Err(error) if error.kind() != ErrorKind::ConnectionAborted => return Err(errno(&error)),
                 // Somebody else, or somebody who has gone.
                 Ok(_) | Err(_) => {}

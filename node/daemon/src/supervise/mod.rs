@@ -12,8 +12,8 @@
 //! - [`library`]: those that the preload library tells of, where there is no seal.
 //! - [`land`]: where sockets live; mostly in an [`island`], which a [`helper`] prepares by [`netlink`], so that programs take
 //!   themselves for online ([`presence`]).
-//! - [`connections`]: from a connect to its outcome, by [`deadlines`] if need be; [`meeting`]: where we get the far ends of programs' sockets,
-//!   [`peers`]: for whom they stand.
+//! - [`connections`]: from a connect to its outcome, by [`deadlines`] if need be; [`quiet`]: where programs' sockets wait for it;
+//!   [`meeting`]: where we get the far ends of others, [`peers`]: for whom they stand.
 //! - [`flows`]: datagrams to parties, for which those outside of flows are [`capture`]d.
 //! - [`conversation`]: with the node. [`circle`]: what of a run is isolated from what.
 //! - [`names`]: the name server of an island. [`relay`]: to services of this machine.
@@ -46,6 +46,7 @@ mod peers;
 mod pool;
 mod presence;
 mod program;
+mod quiet;
 mod raw;
 mod relay;
 mod unix;

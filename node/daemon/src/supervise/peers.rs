@@ -52,6 +52,13 @@ impl Peers {
         write(program, peer)
     }
 
+    /// A program's socket is about to be connected to what the kernel knows; it may have been on its way to a party before.
+    pub(super) fn forget(&self, program: &OwnedFd) {
+        if read(program).is_some() && raw::peer_name(program.as_fd()).is_err() {
+            raw::detach_filter(program.as_fd());
+        }
+    }
+
     /// Who a connected socket's peer is, if it is not the one that the kernel knows.
     pub(super) fn of(&self, program: &OwnedFd) -> Option<SocketAddr> {
         let ends = ends(program).ok()?;

@@ -93,6 +93,24 @@ pub(crate) fn namespace(socket: BorrowedFd<'_>) -> Result<u64, Errno> {
     Errno::result(done).map(|_| number)
 }
 
+/// Whether a socket of TCP has begun to connect, and was not answered.
+pub(super) fn is_on_its_way(socket: BorrowedFd<'_>) -> Result<bool, Errno> {
+    /// `TCP_SYN_SENT`.
+    const BEGUN: u8 = 2;
+    let (mut state, mut length) = (0_u8, 1);
+    // SAFETY: the kernel writes no more than the first byte of what it has to say.
+    let done = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::IPPROTO_TCP,
+            libc::TCP_INFO,
+            (&raw mut state).cast(),
+            &raw mut length,
+        )
+    };
+    Errno::result(done).map(|_| state == BEGUN)
+}
+
 /// To whom a socket is connected, as the kernel writes it.
 pub(super) fn peer_name(socket: BorrowedFd<'_>) -> Result<Vec<u8>, Errno> {
     let mut address = vec![0; size_of::<libc::sockaddr_storage>()];

@@ -349,13 +349,16 @@ impl TestRun {
         })
     }
 
-    /// Hands a connection to `to` over, which holds padding; returns the program's side.
-    fn open(&self, id: u32, to: std::net::SocketAddr) -> std::net::TcpStream {
+    fn open(&self, id: u32, to: std::net::SocketAddr) {
+        self.say(FromRun::Open { id, circle: 0, to }, &[]);
+    }
+
+    /// Hands the other end of a connection over that was accepted; returns the program's.
+    fn join(&self, id: u32) -> std::net::TcpStream {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let mut program = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let program = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let (far, _) = listener.accept().unwrap();
-        program.write_all(&[9; 1_000]).unwrap();
-        self.say(FromRun::Open { id, circle: 0, to, padding: Some(1_000) }, &[far.as_fd()]);
+        self.say(FromRun::Joined { id, outcome: Ok(()) }, &[far.as_fd()]);
         program
     }
 }
@@ -371,20 +374,21 @@ async fn what_a_run_hands_over_is_carried_to_the_party_whose_name_it_has_asked_f
         other => panic!("{other:?}"),
     });
     for party in [IpAddr::V6(address), IpAddr::V4(alias.unwrap())] {
-        let mut program = run.open(2, (party, 7).into());
+        run.open(2, (party, 7).into());
         assert_eq!(run.verdict(2), Ok(()));
+        let mut program = run.join(2);
         program.write_all(b"and back").unwrap();
         let mut echoed = [0; 8];
         program.read_exact(&mut echoed).unwrap();
-        assert_eq!(&echoed, b"and back", "no padding");
-        let _refused = run.open(3, (party, 80).into());
+        assert_eq!(&echoed, b"and back");
+        run.open(3, (party, 80).into());
         assert_eq!(run.verdict(3), Err(Errno::ECONNREFUSED));
     }
     run.say(FromRun::Address { id: 4, address: address.into() }, &[]);
     run.hear(|frame| assert_eq!(frame, FromNode::Addressed { id: 4, name: Some(&name) }));
     // Another run has not asked for it.
     let mut other = TestRun::begin(&world.place).await;
-    let _unknown = other.open(1, (address, 7).into());
+    other.open(1, (address, 7).into());
     assert_eq!(other.verdict(1), Err(Errno::EHOSTUNREACH));
     other.say(FromRun::Name { id: 2, name: "example.com" }, &[]);
     other.hear(|frame| assert_eq!(frame, FromNode::Named { id: 2, found: None }));
@@ -401,15 +405,18 @@ async fn a_run_that_hands_over_something_else_is_left_and_its_connections_end_wi
         other => panic!("{other:?}"),
     });
     let to = (address, 7).into();
-    let mut program = run.open(2, to);
+    run.open(2, to);
     assert_eq!(run.verdict(2), Ok(()));
+    let mut program = run.join(2);
     let file = tempfile::tempfile().unwrap();
-    run.say(FromRun::Open { id: 3, circle: 0, to, padding: None }, &[file.as_fd()]);
+    run.open(3, to);
+    assert_eq!(run.verdict(3), Ok(()));
+    run.say(FromRun::Joined { id: 3, outcome: Ok(()) }, &[file.as_fd()]);
     assert!(!run.incoming.fill(&run.node).unwrap(), "left");
     assert_eq!(program.read(&mut [0]).unwrap_or(0), 0, "ended");
     // Nor is a frame without its descriptor one.
     let mut run = TestRun::begin(&world.place).await;
-    run.say(FromRun::Open { id: 1, circle: 0, to, padding: None }, &[]);
+    run.say(FromRun::Flow { id: 1, circle: 0, to }, &[]);
     assert!(!run.incoming.fill(&run.node).unwrap_or(false), "left");
 }
 

@@ -1,7 +1,6 @@
 //! Connections and flows of a run, from its handing over to their end.
 
 use std::{
-    io,
     net::SocketAddr,
     sync::{
         Arc,
@@ -13,13 +12,12 @@ use std::{
 use phantom_policy::{Errno, frame::FromNode};
 use phantom_proxy::{Connection, Dial, DialError, Host, Request, ServiceError};
 use tokio::{
-    io::AsyncReadExt,
     net::{TcpStream, UdpSocket},
-    sync::mpsc,
+    sync::{mpsc, oneshot},
     time::{MissedTickBehavior, interval_at, timeout},
 };
 
-use super::{Run, conversation::Voice, padding::Padding};
+use super::{Run, conversation::Voice};
 use crate::doors::{
     CommandHandle, Flow,
     held::Held,
@@ -27,40 +25,34 @@ use crate::doors::{
     socks::{group, reason},
 };
 
+/// A run whose connection a party has accepted has the program's socket within this.
+const PATIENCE: Duration = Duration::from_secs(10);
 /// A flow that nothing goes through for so long, or twice as long at most, is over.
 const IDLE: Duration = Duration::from_secs(5 * 60);
 /// The longest datagram.
 const DATAGRAM: usize = 65_536;
 
 impl<N: CommandHandle> Run<N> {
-    /// Carries a connection to a party.
+    /// Carries a connection to a party: first to its verdict, then for the program's socket.
     pub(super) async fn carry(
         &self,
-        mut program: TcpStream,
         id: u32,
         circle: u64,
         to: SocketAddr,
-        given: &Padding,
+        joined: oneshot::Receiver<TcpStream>,
         voice: &Voice,
     ) {
-        let dialled = self.dial(circle, to).await;
-        // Until now the run could have it held; if it has, it says what stands in it.
-        let Some(padding) = given.decide().await else {
-            drop(program);
-            return voice.verdict(id, Err(Errno::ETIMEDOUT)).await;
-        };
-        match dialled {
+        match self.dial(circle, to).await {
             Ok(far) => {
-                // First the program's socket becomes writable; whoever waits for its connection hears of it then.
-                let is_drained = drain(&mut program, padding).await.is_ok();
                 voice.verdict(id, Ok(())).await;
-                if is_drained {
-                    phantom_proxy::carry(program, far).await;
+                match timeout(PATIENCE, joined).await {
+                    Ok(Ok(program)) => phantom_proxy::carry(program, far).await,
+                    // The program does not want it any more.
+                    _ => far.reset(),
                 }
             }
             Err(errno) => {
-                // The run holds it as well: it decides what the program sees of this.
-                drop(program);
+                drop(joined);
                 voice.verdict(id, Err(errno)).await;
             }
         }
@@ -127,12 +119,6 @@ impl<N: CommandHandle> Run<N> {
     fn known(&self, to: SocketAddr) -> Result<Found, Errno> {
         self.party(to.ip()).ok_or(Errno::EHOSTUNREACH)
     }
-}
-
-/// Reads what keeps a socket from being writable.
-async fn drain(program: &mut TcpStream, padding: u64) -> io::Result<()> {
-    let drained = tokio::io::copy(&mut program.take(padding), &mut tokio::io::sink()).await?;
-    if drained == padding { Ok(()) } else { Err(io::ErrorKind::UnexpectedEof.into()) }
 }
 
 /// Waits until there is something to carry, which is returned if it has come the other way.

@@ -17,11 +17,11 @@ use socket2::{Domain, SockRef, Type};
 use tokio::{
     io::Interest,
     net::{TcpStream, UdpSocket, UnixStream},
-    sync::{OwnedSemaphorePermit, mpsc},
+    sync::{OwnedSemaphorePermit, mpsc, oneshot},
     task::{AbortHandle, JoinSet},
 };
 
-use super::{Run, padding::Padding};
+use super::Run;
 use crate::{
     doors::{
         CommandHandle,
@@ -71,7 +71,7 @@ pub(super) async fn converse<N: CommandHandle>(
         voice: voice.clone(),
         visitors,
         carried: JoinSet::new(),
-        holds: HashMap::new(),
+        joins: HashMap::new(),
         flows: VecDeque::new(),
     };
     tokio::select! {
@@ -128,8 +128,8 @@ struct Asked<'a, N> {
     /// Who wants to come in, if anybody can.
     visitors: Option<Arc<Visitors>>,
     carried: JoinSet<()>,
-    /// Connections that have no padding, until there is a verdict.
-    holds: HashMap<u32, Arc<Padding>>,
+    /// Who waits for the program's end of a connection.
+    joins: HashMap<u32, oneshot::Sender<TcpStream>>,
     /// The oldest first.
     flows: VecDeque<Carried>,
 }
@@ -151,28 +151,21 @@ impl<N: CommandHandle> Asked<'_, N> {
             None
         };
         match (frame, descriptor) {
-            (FromRun::Open { id, circle, to, padding }, Some(descriptor)) => {
-                let stream = stream(descriptor)?;
+            (FromRun::Open { id, circle, to }, _) => {
                 let Some(place) = self.place(id).await else { return Ok(()) };
                 let (run, voice) = (self.run.clone(), self.voice.clone());
-                let hold = Arc::new(Padding::new(padding));
-                self.holds.retain(|_, hold| !hold.is_decided());
-                if padding.is_none() {
-                    self.holds.insert(id, hold.clone());
-                }
+                let (join, joined) = oneshot::channel();
+                self.joins.retain(|_, join| !join.is_closed());
+                self.joins.insert(id, join);
                 self.carried.spawn(async move {
                     let _place = place;
-                    run.carry(stream, id, circle, to, &hold, &voice).await;
+                    run.carry(id, circle, to, joined, &voice).await;
                 });
             }
-            (FromRun::Hold { id }, _) => {
-                if self.holds.get(&id).is_some_and(|hold| hold.hold()) {
-                    self.voice.say(FromNode::Held { id }).await;
-                }
-            }
-            (FromRun::Padded { id, padding }, _) => {
-                if let Some(hold) = self.holds.remove(&id) {
-                    hold.padded(padding);
+            (FromRun::Joined { id, outcome }, program) => {
+                let program = program.map(stream).transpose()?;
+                if let (Some(join), Some(program), Ok(())) = (self.joins.remove(&id), program, outcome) {
+                    let _too_late = join.send(program);
                 }
             }
             (FromRun::Flow { id, circle, to }, Some(descriptor)) => {
@@ -206,7 +199,7 @@ impl<N: CommandHandle> Asked<'_, N> {
                     visitors.answer(id, answer);
                 }
             }
-            (FromRun::Open { .. } | FromRun::Flow { .. }, None) => return Err(ErrorKind::InvalidData.into()),
+            (FromRun::Flow { .. }, None) => return Err(ErrorKind::InvalidData.into()),
         }
         Ok(())
     }

@@ -6,7 +6,6 @@
 
 mod carry;
 mod conversation;
-mod padding;
 
 use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
