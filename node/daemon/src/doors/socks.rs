@@ -204,9 +204,11 @@ pub(super) fn reason(error: &io::Error) -> DialError {
         Refusal::NoTunnel(OpenError::Silent) => ServiceError::IntroductionTimedOut.into(),
         // The fault is on this side: no host is to blame.
         Refusal::NoTunnel(OpenError::NoPath) => DialError::NetworkUnreachable,
-        Refusal::Busy | Refusal::ProtocolUnknown | Refusal::Failed | Refusal::SessionLost => {
-            DialError::Failed
-        }
+        Refusal::Busy
+        | Refusal::ProtocolUnknown
+        | Refusal::Failed
+        | Refusal::Reset
+        | Refusal::SessionLost => DialError::Failed,
     }
 }
 

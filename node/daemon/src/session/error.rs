@@ -52,6 +52,9 @@ pub enum Refusal {
     /// The host failed in another way (EIO).
     #[error("the host has failed")]
     Failed,
+    /// The host's own target has accepted, and reset at once. The stream is reset instead of answered.
+    #[error("the program behind this port has reset the connection")]
+    Reset,
     /// Who answered does not hold the key of this name.
     #[error("who answered is not the owner of this name")]
     NotAuthentic,
@@ -73,7 +76,11 @@ impl Refusal {
             Refusal::NotAllowed | Refusal::KnownOnly => 4,
             Refusal::Busy => 5,
             Refusal::ProtocolUnknown => 6,
-            Refusal::Failed | Refusal::NotAuthentic | Refusal::SessionLost | Refusal::NoTunnel(_) => 7,
+            Refusal::Failed
+            | Refusal::Reset
+            | Refusal::NotAuthentic
+            | Refusal::SessionLost
+            | Refusal::NoTunnel(_) => 7,
         }
     }
 
@@ -117,6 +124,7 @@ impl Refusal {
             io::ErrorKind::TimedOut => Refusal::TimedOut,
             io::ErrorKind::PermissionDenied => Refusal::NotAllowed,
             io::ErrorKind::WouldBlock => Refusal::Busy,
+            io::ErrorKind::ConnectionReset => Refusal::Reset,
             io::ErrorKind::HostUnreachable
             | io::ErrorKind::NetworkUnreachable
             | io::ErrorKind::AddrNotAvailable => Refusal::HostUnreachable,
@@ -137,7 +145,7 @@ impl From<Refusal> for io::Error {
             Refusal::Busy => io::ErrorKind::WouldBlock,
             Refusal::ProtocolUnknown => io::ErrorKind::Unsupported,
             Refusal::Failed => io::ErrorKind::Other,
-            Refusal::SessionLost => io::ErrorKind::ConnectionReset,
+            Refusal::Reset | Refusal::SessionLost => io::ErrorKind::ConnectionReset,
         };
         io::Error::new(kind, refusal)
     }

@@ -112,6 +112,8 @@ pub struct SessionStream {
     /// What lasts as long as it.
     kept: Option<Arc<dyn Any + Send + Sync>>,
     stopped: Stopped,
+    /// Before anything was read.
+    is_reset: bool,
 }
 
 /// Waits until the peer takes no more, once somebody has asked for that.
@@ -129,7 +131,7 @@ impl fmt::Debug for Stopped {
 impl SessionStream {
     pub(super) fn new(send: SendStream, recv: RecvStream, open: Option<OpenStream>) -> SessionStream {
         let (pace, stopped) = (Pace::default(), Stopped::default());
-        SessionStream { send, recv, written: 0, pace, open, kept: None, stopped }
+        SessionStream { send, recv, written: 0, pace, open, kept: None, stopped, is_reset: false }
     }
 
     /// Something lasts as long as this connection.
@@ -168,7 +170,10 @@ impl SessionStream {
                 Refusal::from_code(code).map_or(Ok(()), Err)
             }
             // It was accepted and reset at once: the reset has overtaken the answer.
-            Err(ReadExactError::ReadError(ReadError::Reset(RESET))) => Ok(()),
+            Err(ReadExactError::ReadError(ReadError::Reset(RESET))) => {
+                self.is_reset = true;
+                Ok(())
+            }
             Err(_) => Err(Refusal::SessionLost),
         }
     }
@@ -225,6 +230,9 @@ impl AsyncRead for SessionStream {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        if self.is_reset {
+            return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()));
+        }
         ready!(self.pace.poll_read(cx));
         let before = buf.remaining();
         ready!(Pin::new(&mut self.recv).poll_read(cx, buf))?;

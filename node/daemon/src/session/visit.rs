@@ -82,6 +82,7 @@ impl Visit {
                 }
                 return;
             }
+            Err(Refusal::Reset) => return stream.reset(),
             Err(refusal) => refusal,
         };
         let _client_has_gone = stream.answer(Some(refusal)).await;
