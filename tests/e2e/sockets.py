@@ -22,7 +22,6 @@ ECHO, CLOSING, STUCK, REFUSED, ABSENT, DATAGRAMS = 0, 1, 7, 8, 9, 10
 DIFFERENT = {
     "connect_other_family": "of a socket of IPv6, an address of IPv4 that is as long as one of IPv6 is taken for too short",
     # What can be seen of the way that connections take.
-    "device_and_filter_of_a_connection": "the filter is in use",
     "two_sockets_from_one_port": "both lead to one place",
     # The program's own servers.
     "own_datagrams_of_shared_ports": "all ports of datagrams are shared",

@@ -112,9 +112,10 @@ void say_place(const char *what, const struct sockaddr_storage *address, socklen
     if (family != AF_INET && family != AF_INET6) { say(" %s=family %d", what, family); return; }
     int port = ntohs(v4->sin_port), any = family == AF_INET ? v4->sin_addr.s_addr == 0 : IN6_IS_ADDR_UNSPECIFIED(&v6->sin6_addr);
     int service = 0;
-    while (service < SERVICES && ports[service] != port) service++;
+    /* Elsewhere a port may have the same number by chance. */
+    while (service < SERVICES && !(ports[service] == port && is_host(address))) service++;
     say(" %s=%s/%s:%s", what, family == AF_INET ? "4" : mapped ? "mapped" : "6",
-        any ? "any" : service < SERVICES ? is_host(address) ? "peer" : "somebody" : "own",
+        any ? "any" : service < SERVICES ? "peer" : "own",
         port == 0 ? "0" : service == SERVICES ? "some" : service >= LATE ? "late" : services[service]);
     if (family == AF_INET6 && (v6->sin6_scope_id || v6->sin6_flowinfo)) say("+scope");
     if (length != (family == AF_INET ? sizeof *v4 : sizeof *v6)) say("+length %d", (int)length);
