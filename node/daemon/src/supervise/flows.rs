@@ -69,6 +69,14 @@ struct Known {
     last: u64,
 }
 
+/// What the kernel tells the program's socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Told {
+    /// It is connected to the party.
+    OfRefusal,
+    Nothing,
+}
+
 #[derive(Debug)]
 enum Flow {
     /// It is carried: by whom, and its number.
@@ -119,7 +127,7 @@ impl Flows {
             Some(Flow::Stands(None, _)) => true,
             _ => false,
         };
-        if stands { Ok(()) } else { self.begin(family, ends, circle).map(drop) }
+        if stands { Ok(()) } else { self.begin(family, ends, circle, Told::OfRefusal).map(drop) }
     }
 
     /// Takes what goes to parties outside of flows, until that fails.
@@ -149,15 +157,23 @@ impl Flows {
         if link.is_none() && lock(&self.guests).has(ends.party) {
             return family.leave_alone(ends);
         }
-        let link = link
-            .map_or_else(|| self.begin(family, ends, self.circles.of_socket(ends.program, ends.party)), Ok);
+        let link = link.map_or_else(
+            || self.begin(family, ends, self.circles.of_socket(ends.program, ends.party), Told::Nothing),
+            Ok,
+        );
         if let Ok(link) = link {
             link.send(bytes);
         }
     }
 
     /// Nobody has the table meanwhile: whoever speaks to the node may have to tell others that it has gone.
-    fn begin(self: &Arc<Flows>, family: &Family, ends: Ends, circle: u64) -> Result<FlowLink, Errno> {
+    fn begin(
+        self: &Arc<Flows>,
+        family: &Family,
+        ends: Ends,
+        circle: u64,
+        told: Told,
+    ) -> Result<FlowLink, Errno> {
         let number = {
             let mut known = lock(&family.known);
             known.make_room()?;
@@ -177,7 +193,7 @@ impl Flows {
                         flows.account.note(Deed::Connects(Kind::Datagram, ends.party), outcome);
                     }
                     flows.end(ends, number, outcome);
-                    if outcome.is_err() {
+                    if outcome.is_err() && told == Told::OfRefusal {
                         flows.tell_of_refusal(ends);
                     }
                 }
