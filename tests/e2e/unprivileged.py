@@ -7,7 +7,7 @@ import signal
 
 from harness import Skip, build, test
 from harness.children import wait_for
-from harness.phantom import READY, Demo
+from harness.phantom import READY, Demo, Node
 
 from .explain import whole
 from .serving import name_of
@@ -127,6 +127,18 @@ def what_hides_from_its_user_is_refused_and_its_user_is_told_once(t):
     done = demo.ask("run", "--", "sh", "-c", "ssh-agent -D; exit $?", check=False)
     assert done.returncode == 1 and "Operation not permitted" in done.stderr, done
     assert done.stderr.count("phantom: ssh-agent lets no other program") == 1, done
+
+
+@test(bound=60)
+def the_node_of_another_user_takes_no_runs_and_the_sentence_says_what_to_do(t):
+    if os.getuid() != 0:
+        raise Skip("only root can be another user")
+    node = Node(t, "node", "127.40.0.1")
+    (t.folder / "node-runtime").chmod(0o755)
+    node.program = User(t).phantom
+    done = node.ask("run", "--", "true", check=False)
+    assert done.returncode == 1 and done.stderr.count("\n") == 1, done
+    assert "belongs to another user" in done.stderr and "Start one of your own with `phantom up`" in done.stderr, done
 
 
 class User:

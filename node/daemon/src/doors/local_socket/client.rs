@@ -32,7 +32,10 @@ pub enum ClientError {
     #[error("This is inside of a phantom run, and nodes take no commands from there. Type it outside of it.")]
     Inside,
     /// A socket of somebody else.
-    #[error("The node at {0} belongs to another user.")]
+    #[error(
+        "The node at {0} belongs to another user, and takes commands from that one and root alone. Start one of your own with \
+         `phantom up`, or type this as that user."
+    )]
     NotYours(PathBuf),
     /// It answered with an error.
     #[error("{0}")]
