@@ -27,6 +27,7 @@ DIFFERENT = {
     "own_datagrams_of_shared_ports": "all ports of datagrams are shared",
 }
 DIFFERENT_BY_LIBRARY = {
+    "device_and_filter_of_a_connection": "the party is written into the socket's filter, where the library reads it",
     "no_descriptor_is_left": "the library needs a descriptor of its own for each call",
 }
 
