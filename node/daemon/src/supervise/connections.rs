@@ -190,7 +190,10 @@ impl Connections {
         if !joined.replies.is_empty() {
             land.finish(&program);
         }
-        joined.replies.into_iter().for_each(|reply| reply.answer(Ok(Answer::Done)));
+        // What the program closes from now on, it closes for good.
+        let replies = joined.replies;
+        drop((program, joined.program));
+        replies.into_iter().for_each(|reply| reply.answer(Ok(Answer::Done)));
         Ok(end)
     }
 
@@ -210,7 +213,9 @@ impl Connections {
         }
         drop(known);
         disconnect(&refused.program);
-        refused.replies.into_iter().for_each(|reply| reply.answer(Err(why)));
+        let replies = refused.replies;
+        drop(refused.program);
+        replies.into_iter().for_each(|reply| reply.answer(Err(why)));
     }
 
     /// A socket's error, as a program is to see it that asks for it, and which is forgotten by that.

@@ -131,9 +131,11 @@ impl Engine {
         match call {
             Call::Connect { socket, to, thread } => self.connect(socket, to, thread, reply),
             Call::Socket { family, kind, protocol } => reply.answer(self.socket(family, kind, protocol)),
-            Call::Listen { socket, backlog } => reply.answer(self.listen(&socket, backlog)),
-            Call::PeerName { socket } => reply.answer(self.peer_name(&socket)),
-            Call::Error { socket } => reply.answer(self.error(&socket)),
+            Call::Listen { socket, backlog } => {
+                answer_without(reply, socket, |socket| self.listen(socket, backlog))
+            }
+            Call::PeerName { socket } => answer_without(reply, socket, |socket| self.peer_name(socket)),
+            Call::Error { socket } => answer_without(reply, socket, |socket| self.error(socket)),
         }
     }
 
@@ -474,6 +476,13 @@ impl Engine {
         self.run.account.note(Deed::IsRefused(refusal.why, to), Err(errno));
         errno
     }
+}
+
+/// Lets a call return when our descriptor of its socket is gone: what the program closes then, it closes for good.
+fn answer_without(reply: Reply, socket: OwnedFd, outcome: impl FnOnce(&OwnedFd) -> Outcome) {
+    let outcome = outcome(&socket);
+    drop(socket);
+    reply.answer(outcome);
 }
 
 /// Family and kind of a socket; anything else is of no concern to us, and no socket of the Internet.
