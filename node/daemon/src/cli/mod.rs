@@ -47,6 +47,7 @@ use clap::{Parser, Subcommand};
 use crate::{
     confinement::{Extent, Files, Report, confine},
     doors::{PortError, local_socket::client_places},
+    supervise::Begun,
 };
 use configuration::Configuration;
 use logs::Logs;
@@ -93,9 +94,6 @@ enum Command {
     Doctor(doctor::Args),
     Completions(completions::Args),
     Man(man::Args),
-    /// Of `run`: makes sockets in a namespace of its own
-    #[command(name = crate::supervise::HELPER, hide = true)]
-    RunIsland,
 }
 
 /// The `--state` of commands that speak to a running node.
@@ -177,9 +175,9 @@ pub fn main() -> ExitCode {
 fn run(command: Command, logs: &Logs) -> anyhow::Result<ExitCode> {
     let threads = Threads::known();
     match command {
-        Command::Run(args) => return threads.run(run::run(args)),
-        Command::Shell(args) => return threads.run(shell::run(args)),
-        Command::RunIsland => Ok(crate::supervise::help()?),
+        // The helper of an island is a copy of a process without threads.
+        Command::Run(args) => return threads.run(run::run(args, Begun::fork())),
+        Command::Shell(args) => return threads.run(shell::run(args, Begun::fork())),
         // What a node gives up it gives up before there are threads.
         Command::Up(args) => threads.run(up::prepare(*args, logs)?.run()),
         Command::Demo(args) => threads.run(demo::prepare(args)?.run()),

@@ -40,8 +40,8 @@ use self::publish::{Serving, Told};
 use super::Whom;
 use crate::doors::local_socket::{INSIDE, Publish};
 use crate::supervise::{
-    self, Account, Again, Circles, Conversation, Deed, Descriptors, Land, Library, NameServers, NotStarted,
-    Parted, Run, find_library, serve, start, supervise,
+    self, Account, Again, Begun, Circles, Conversation, Deed, Descriptors, Land, Library, NameServers,
+    NotStarted, Parted, Run, find_library, serve, start, supervise,
 };
 
 /// A node that does not answer for so long is not there.
@@ -111,13 +111,18 @@ impl From<Isolate> for Parted {
     }
 }
 
-pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
+pub(super) async fn run(args: Args, island: io::Result<Begun>) -> anyhow::Result<ExitCode> {
     let (name, arguments) = args.program.split_first().context("There is no program to run")?;
-    seal(&args.options, name, arguments).await
+    seal(&args.options, island, name, arguments).await
 }
 
-/// Runs a program to its end.
-pub(super) async fn seal(args: &Options, name: &OsStr, arguments: &[OsString]) -> anyhow::Result<ExitCode> {
+/// Runs a program to its end, on an island, if there is one.
+pub(super) async fn seal(
+    args: &Options,
+    island: io::Result<Begun>,
+    name: &OsStr,
+    arguments: &[OsString],
+) -> anyhow::Result<ExitCode> {
     anyhow::ensure!(
         env::var_os(INSIDE).is_none(),
         "This is inside of a phantom run already: what is started here reaches the network as it is. Leave `phantom run` away."
@@ -145,19 +150,14 @@ pub(super) async fn seal(args: &Options, name: &OsStr, arguments: &[OsString]) -
     if publish.is_some() {
         conversation.keep_up()?;
     }
-    let (land, name_servers) = land(own)?;
-    let land = Arc::new(land);
-    let names = Names { node: conversation.clone(), account: account.clone(), circles: circles.clone() };
-    let names = serve_names(name_servers, names).context("The program's names cannot be served")?;
-    let inspector = land.inspector();
-    let helper = land.helper().and_then(|helper| i32::try_from(helper).ok()).map(Pid::from_raw);
+    let island = settled(island);
     let mut command = Command::new(name);
     command.args(arguments).env(INSIDE, "1");
     // Processes that the program leaves behind stay ours: otherwise we could not look at what they ask for.
     set_child_subreaper(true)?;
     let asked = Asked::listen()?;
     let started = match &library {
-        None => start(command, &land, descriptors).map(|sealed| {
+        None => start(command, island.is_some(), descriptors).map(|sealed| {
             let (child, calls) = sealed.into_parts();
             (child, Some(calls))
         }),
@@ -165,7 +165,7 @@ pub(super) async fn seal(args: &Options, name: &OsStr, arguments: &[OsString]) -
             library.start(command, descriptors).map(|child| (child, None)).map_err(NotStarted::Program)
         }
     };
-    let (child, calls) = match started {
+    let (mut child, calls) = match started {
         Ok(started) => started,
         Err(NotStarted::NoSeal(error)) => anyhow::bail!(
             "The kernel gives no seal here ({error}): it is old, or somebody watches this process already, as some containers \
@@ -177,14 +177,32 @@ pub(super) async fn seal(args: &Options, name: &OsStr, arguments: &[OsString]) -
             return Ok(ExitCode::from(code));
         }
     };
+    // What it asks for waits.
+    let prepared = land(island, own)
+        .and_then(|land| Ok((land, library.as_ref().map(Library::entrance).transpose()?)))
+        .inspect_err(|_| {
+            let _has_ended = child.kill();
+        });
+    let ((land, name_servers), entrance) = prepared?;
+    let inspector = land.inspector();
+    let helper = land.helper().and_then(|helper| i32::try_from(helper).ok()).map(Pid::from_raw);
     let rules = Rules { allow_local: args.allow_local };
-    let runtime = Handle::current();
+    let (runtime, land) = (Handle::current(), Arc::new(land));
+    let names = Names { node: conversation.clone(), account: account.clone(), circles: circles.clone() };
     let run = Run { land, conversation, rules, open, circles, account: account.clone(), commands, runtime };
-    let served = library.as_ref().map(Library::entrance).transpose()?;
-    let _until_this_process_ends = spawn_blocking(move || match (calls, served) {
-        (Some(calls), _) => supervise(calls, run),
-        (None, Some(entrance)) => serve(&entrance, run, names),
-        (None, None) => Ok(()),
+    let _until_this_process_ends = spawn_blocking(move || {
+        let answered = match (calls, entrance) {
+            (Some(calls), _) => {
+                supervise(calls, || serve_names(name_servers, names).map(|_| run)).map(|never| match never {})
+            }
+            (None, Some(entrance)) => {
+                serve_names(name_servers, names).and_then(|names| serve(&entrance, run, names))
+            }
+            (None, None) => Ok(()),
+        };
+        answered.inspect_err(|error| {
+            eprintln!("phantom: the program is cut off, for its calls cannot be answered any more: {error}");
+        })
     });
     let followed = explanation.map(|explanation| explanation.follow(account, inspector, news)).transpose()?;
     let ours = followed.is_some().then_some(Signal::SIGUSR1);
@@ -223,17 +241,23 @@ fn again(whom: Whom, publish: Option<Publish>, told: Told, runtime: Handle) -> A
     })
 }
 
-fn land(own: Ipv6Addr) -> anyhow::Result<(Land, NameServers)> {
-    match Land::island(own) {
-        Ok(island) => Ok(island),
-        Err(error) => {
-            eprintln!(
-                "phantom: the program gets no UDP sockets: this system lets users make no network namespaces ({error}). {}",
-                namespaces::advice()
-            );
-            Land::loopback().context("No sockets can be made for the program")
-        }
-    }
+/// An island, if there is one.
+fn settled(island: io::Result<Begun>) -> Option<Begun> {
+    let settled = island.and_then(Begun::settled).inspect_err(|error| {
+        eprintln!(
+            "phantom: the program gets no UDP sockets: this system lets users make no network namespaces ({error}). {}",
+            namespaces::advice()
+        );
+    });
+    settled.ok()
+}
+
+fn land(island: Option<Begun>, own: Ipv6Addr) -> anyhow::Result<(Land, NameServers)> {
+    let land = match island {
+        Some(begun) => Land::island(begun, own),
+        None => Land::loopback(),
+    };
+    land.context("No sockets can be made for the program")
 }
 
 /// With the exit codes of a shell.

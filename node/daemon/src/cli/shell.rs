@@ -1,10 +1,11 @@
 //! `phantom shell`: a shell whose programs are all under the seal of `phantom run`.
 
-use std::{env, ffi::OsString, process::ExitCode};
+use std::{env, ffi::OsString, io, process::ExitCode};
 
 use nix::unistd::{User, getuid};
 
 use super::run::{Options, seal};
+use crate::supervise::Begun;
 
 /// Open a shell, from which everything goes through the network, and nowhere else
 ///
@@ -26,7 +27,7 @@ pub(super) struct Args {
     arguments: Vec<OsString>,
 }
 
-pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
+pub(super) async fn run(args: Args, island: io::Result<Begun>) -> anyhow::Result<ExitCode> {
     let shell = shell();
     if args.arguments.is_empty() {
         eprintln!(
@@ -34,7 +35,7 @@ pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
             shell.display()
         );
     }
-    seal(&args.options, &shell, &args.arguments).await
+    seal(&args.options, island, &shell, &args.arguments).await
 }
 
 /// The user's.

@@ -25,9 +25,10 @@ use super::{
 /// as long as a single thread makes calls, there is no other one while it waits: then whoever has the turn keeps it.
 const THREADS: usize = 3;
 
-/// Answers all calls until no process of the run is left. Blocks.
-pub(super) fn answer_all(listener: Listener, engine: &Arc<Engine>) -> io::Result<()> {
+/// Answers all calls from the first one on, until no process of the run is left. Blocks.
+pub(super) fn answer_all(listener: Listener, first: Told, engine: &Arc<Engine>) -> io::Result<()> {
     let calls = Calls { listener: Arc::new(listener), turn: Mutex::default() };
+    calls.handle(first, engine);
     thread::scope(|scope| {
         let others: Vec<_> = (1..THREADS).map(|_| scope.spawn(|| answer(&calls, engine))).collect();
         let own = answer(&calls, engine);

@@ -4,27 +4,32 @@
 //! every other address, where the run's name server is. All else is unreachable, as the kernel itself says.
 
 use std::{
-    fs,
+    fs::{self, File},
     io::{self, Read},
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     os::{
         fd::{AsFd, BorrowedFd, OwnedFd},
         unix::net::UnixStream,
     },
+    process::exit,
 };
 
-use nix::sys::socket::{setsockopt, sockopt};
+use nix::{
+    poll::{PollFd, PollFlags, PollTimeout, poll},
+    sched::{CloneFlags, unshare},
+    sys::socket::{setsockopt, sockopt},
+    unistd::{Pid, dup2_stderr, dup2_stdin, dup2_stdout, getgid, getppid, getuid, setpgid},
+};
 use socket2::{Domain, Protocol, Socket, Type};
 
 use super::{
-    capture,
+    capture, close_all_but_standard,
     netlink::{Kernel, LOOPBACK, LOOPBACK_TABLE, NAMES_TABLE},
+    notify::Process,
     presence, quiet, raw,
 };
 use crate::frames::send;
 
-/// The hidden subcommand that is the helper.
-pub const HELPER: &str = "run-island";
 /// What stands for the run's own address in IPv4.
 pub(super) const OWN_ALIAS: Ipv4Addr = Ipv4Addr::new(127, 224, 0, 1);
 
@@ -66,16 +71,26 @@ impl Request {
     }
 }
 
-/// The helper: in its namespace already, its standard input is the conversation with the run.
-pub fn help() -> io::Result<()> {
-    let mut run = UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?);
+/// The helper's life, in a process of its own.
+pub(super) fn help(run: UnixStream) -> ! {
+    exit(live(run).is_err().into())
+}
+
+fn live(run: UnixStream) -> io::Result<()> {
+    let mut run = leave_all_behind(run)?;
+    let parent = Process::of(getppid().as_raw())?;
+    let settled = settle();
+    answer(&run, settled.map(|()| Vec::new()))?;
+    let kernel = Kernel::new()?;
+    kernel.raise(LOOPBACK)?;
+    let v4 = answer(&run, prepare_v4(&kernel))?;
     let mut own = [0; 16];
     run.read_exact(&mut own)?;
     let own: Ipv6Addr = own.into();
-    let kernel = Kernel::new()?;
-    kernel.raise(LOOPBACK)?;
-    answer(&run, prepare_v4(&kernel))?;
-    answer(&run, prepare_v6(&kernel, own))?;
+    let v6 = answer(&run, prepare_v6(&kernel, own))?;
+    // The kernel takes many milliseconds to close what sees packets. Nobody who waits for the run waits for that, if it is the
+    // last one's affair. All else is the run's alone.
+    let _closed_at_last: Vec<_> = [v4, v6].into_iter().filter_map(|mut sockets| sockets.pop()).collect();
     let _programs_may_see_the_truth = presence::show(&kernel);
     drop(kernel);
     // What programs get from now on was made by somebody who may do nothing to this namespace.
@@ -86,18 +101,44 @@ pub fn help() -> io::Result<()> {
         let request = Request::decode(&request).ok_or(io::ErrorKind::InvalidData)?;
         answer(&run, made(request, own))?;
     }
+    poll(&mut [PollFd::new(parent.as_fd(), PollFlags::POLLIN)], PollTimeout::NONE)?;
     Ok(())
 }
 
-fn answer(run: &UnixStream, made: io::Result<Vec<OwnedFd>>) -> io::Result<()> {
+/// What the run was given is not held open by its helper. In a group of its own: what a terminal says to the program (Ctrl-C) is
+/// not said to the helper.
+fn leave_all_behind(run: UnixStream) -> io::Result<UnixStream> {
+    setpgid(Pid::from_raw(0), Pid::from_raw(0))?;
+    dup2_stdin(&run)?;
+    drop(run);
+    let nothing = File::options().write(true).open("/dev/null")?;
+    dup2_stdout(&nothing)?;
+    dup2_stderr(&nothing)?;
+    drop(nothing);
+    close_all_but_standard(0)?;
+    Ok(UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?))
+}
+
+/// Moves into a namespace that nobody else is in.
+fn settle() -> io::Result<()> {
+    let (user, group) = (getuid(), getgid());
+    unshare(CloneFlags::CLONE_NEWUSER | CloneFlags::CLONE_NEWNET)?;
+    fs::write("/proc/self/setgroups", "deny")?;
+    fs::write("/proc/self/uid_map", format!("0 {user} 1"))?;
+    fs::write("/proc/self/gid_map", format!("0 {group} 1"))
+}
+
+/// Returns what was sent.
+fn answer(run: &UnixStream, made: io::Result<Vec<OwnedFd>>) -> io::Result<Vec<OwnedFd>> {
     let (error, sockets) = match made {
         Ok(sockets) => (0, sockets),
         Err(error) => {
             (error.raw_os_error().and_then(|error| u8::try_from(error).ok()).unwrap_or(EIO), Vec::new())
         }
     };
-    let sockets: Vec<BorrowedFd<'_>> = sockets.iter().map(AsFd::as_fd).collect();
-    send(run, &[error], &sockets).map(drop)
+    let lent: Vec<BorrowedFd<'_>> = sockets.iter().map(AsFd::as_fd).collect();
+    send(run, &[error], &lent)?;
+    Ok(sockets)
 }
 
 const EIO: u8 = libc::EIO as u8;
@@ -142,8 +183,8 @@ fn prepare_v6(kernel: &Kernel, own: Ipv6Addr) -> io::Result<Vec<OwnedFd>> {
     ports(own, anywhere)
 }
 
-/// Where programs are met, the name servers over TCP and UDP, what sees all packets, where programs' sockets wait for their
-/// parties, and what sees and writes packets of TCP.
+/// Where programs are met, the name servers over TCP and UDP, where programs' sockets wait for their parties, what sees and
+/// writes packets of TCP, and at last what sees all packets.
 fn ports(own: IpAddr, anywhere: IpAddr) -> io::Result<Vec<OwnedFd>> {
     let listener = |port| -> io::Result<OwnedFd> {
         let made = Socket::new(Domain::for_address((own, port).into()), Type::STREAM, None)?;
@@ -170,7 +211,7 @@ fn ports(own: IpAddr, anywhere: IpAddr) -> io::Result<Vec<OwnedFd>> {
     let streams = Socket::new(Domain::for_address((own, 0).into()), Type::RAW, Some(Protocol::TCP))?;
     streams.bind(&SocketAddr::new(own, 0).into())?;
     let quiet = quiet::listener((own, QUIET).into())?;
-    Ok(vec![listener(MEETING)?, listener(NAMES)?, names.into(), packets.into(), quiet.into(), streams.into()])
+    Ok(vec![listener(MEETING)?, listener(NAMES)?, names.into(), quiet.into(), streams.into(), packets.into()])
 }
 
 #[cfg(test)]

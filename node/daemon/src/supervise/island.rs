@@ -4,31 +4,30 @@
 //! The program itself stays where it is, with its files, its user and its UNIX sockets; its sockets come from there. The
 //! namespace belongs to a [`helper`](super::helper), which makes them. It needs no privileges where the system lets users
 //! make namespaces.
-#![allow(unsafe_code)] // a child between fork and exec, which says why it is sound
+#![allow(unsafe_code)] // a fork, which says why it is sound
 
 use std::{
     collections::{HashMap, VecDeque},
     fs,
     io::{self, ErrorKind, Write},
     net::{Ipv6Addr, TcpListener},
-    os::{
-        fd::OwnedFd,
-        unix::{net::UnixStream, process::CommandExt},
-    },
-    process::{Child, Command, Stdio},
+    os::{fd::OwnedFd, unix::net::UnixStream},
     sync::Mutex,
 };
 
 use nix::{
     errno::Errno,
-    sched::{CloneFlags, unshare},
-    unistd::{getgid, getuid},
+    sys::{
+        signal::{Signal, kill},
+        wait::waitpid,
+    },
+    unistd::{ForkResult, Pid, fork},
 };
 
 use super::{
     errno,
     flows::Captured,
-    helper::{HELPER, OWN_ALIAS, Request},
+    helper::{OWN_ALIAS, Request, help},
     lock,
     quiet::Parts,
 };
@@ -37,11 +36,18 @@ use crate::frames::receive;
 /// Sockets that are made at once, so that few programs have to wait for the helper.
 const BATCH: u8 = 16;
 
+/// An island that is being prepared, by a process of its own.
+#[derive(Debug)]
+pub struct Begun {
+    conversation: UnixStream,
+    process: Process,
+}
+
 /// A namespace with its helper, which ends with this.
 #[derive(Debug)]
 pub(super) struct Island {
     helper: Mutex<Helper>,
-    child: Child,
+    process: Process,
 }
 
 #[derive(Debug)]
@@ -64,32 +70,39 @@ pub(super) struct Ports {
     pub(super) captured: Vec<Captured>,
 }
 
+impl Begun {
+    /// Begins, while there is one thread only: the helper is a copy of this process, which takes a fraction of the time that a
+    /// program takes to start.
+    pub fn fork() -> io::Result<Begun> {
+        if fs::read_dir("/proc/self/task")?.count() != 1 {
+            return Err(io::Error::other("there are threads already"));
+        }
+        let (conversation, theirs) = UnixStream::pair()?;
+        // SAFETY: there is no other thread, which could hold a lock, so the copy may do whatever this process may.
+        match unsafe { fork() }? {
+            ForkResult::Parent { child } => Ok(Begun { conversation, process: Process(child) }),
+            ForkResult::Child => {
+                drop(conversation);
+                help(theirs)
+            }
+        }
+    }
+
+    /// Waits until the namespace is there.
+    pub fn settled(self) -> io::Result<Begun> {
+        answer(&self.conversation)?;
+        Ok(self)
+    }
+}
+
 impl Island {
-    /// Makes one, in which the run has this address.
-    pub(super) fn new(own: Ipv6Addr) -> io::Result<(Island, Ports)> {
-        let (mut run, theirs) = UnixStream::pair()?;
-        let mut command = Command::new("/proc/self/exe");
-        // In a group of its own: what a terminal says to the program (Ctrl-C) is not said to the helper.
-        command.arg(HELPER).stdin(Stdio::from(OwnedFd::from(theirs))).process_group(0);
-        let maps = [
-            ("/proc/self/setgroups", "deny".to_owned()),
-            ("/proc/self/uid_map", format!("0 {} 1", getuid())),
-            ("/proc/self/gid_map", format!("0 {} 1", getgid())),
-        ];
-        let move_out = move || {
-            unshare(CloneFlags::CLONE_NEWUSER | CloneFlags::CLONE_NEWNET)?;
-            maps.iter().try_for_each(|(file, map)| fs::write(file, map))
-        };
-        // SAFETY: between fork and exec the closure makes system calls on what was prepared before; paths are short enough to
-        // be handed to the kernel without an allocation.
-        unsafe { command.pre_exec(move_out) };
-        let child = command.spawn()?;
-        drop(command);
-        let prepared = run.write_all(&own.octets()).and_then(|()| ports(&run, own));
-        let helper = Mutex::new(Helper { conversation: run, ready: HashMap::new() });
-        // From now on the helper is not forgotten, whatever went wrong.
-        let island = Island { helper, child };
-        Ok((island, prepared?))
+    /// Waits until it is prepared. In it, the run has this address.
+    pub(super) fn new(begun: Begun, own: Ipv6Addr) -> io::Result<(Island, Ports)> {
+        let Begun { mut conversation, process } = begun;
+        conversation.write_all(&own.octets())?;
+        let ports = ports(&conversation, own)?;
+        let helper = Mutex::new(Helper { conversation, ready: HashMap::new() });
+        Ok((Island { helper, process }, ports))
     }
 
     /// A socket that was made there.
@@ -110,7 +123,7 @@ impl Island {
 
     /// A process that lives there.
     pub(super) fn helper(&self) -> u32 {
-        self.child.id()
+        self.process.0.as_raw().cast_unsigned()
     }
 }
 
@@ -137,9 +150,9 @@ fn ports(helper: &UnixStream, own: Ipv6Addr) -> io::Result<Ports> {
         let mut sockets = answer(helper)?;
         let mut next = || sockets.pop_front().ok_or_else(missing);
         let (meeting, names) = (TcpListener::from(next()?), TcpListener::from(next()?));
-        let (datagrams, packets) = (next()?, next()?);
+        let datagrams = next()?;
         let quiet = Parts { listener: TcpListener::from(next()?), packets: Some(next()?) };
-        Ok((meeting, names, datagrams, packets, quiet))
+        Ok((meeting, names, datagrams, next()?, quiet))
     };
     let (meeting, names, datagrams, packets, quiet) = of_one_family()?;
     let mut ports = Ports {
@@ -164,9 +177,24 @@ fn ports(helper: &UnixStream, own: Ipv6Addr) -> io::Result<Ports> {
     Ok(ports)
 }
 
-impl Drop for Island {
+/// The helper's.
+#[derive(Debug)]
+struct Process(Pid);
+
+impl Drop for Process {
     fn drop(&mut self) {
-        let _has_ended = self.child.kill();
-        let _has_ended = self.child.wait();
+        let _has_ended = kill(self.0, Signal::SIGKILL);
+        let _has_ended = waitpid(self.0, None);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn there_is_no_copy_of_a_process_that_has_threads() {
+        let refused = std::thread::spawn(|| Begun::fork().map(drop)).join().unwrap();
+        assert_eq!(refused.unwrap_err().kind(), ErrorKind::Other);
     }
 }

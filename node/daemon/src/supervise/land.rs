@@ -14,7 +14,7 @@ use super::{
     errno,
     flows::Captured,
     inspection::{Home, Inspector},
-    island::Island,
+    island::{Begun, Island},
     listeners,
     meeting::{Meeting, of_family},
     peers::Ends,
@@ -56,8 +56,8 @@ pub struct NameServers {
 
 impl Land {
     /// A namespace of the run's own, in which it has this address.
-    pub fn island(own: Ipv6Addr) -> io::Result<(Land, NameServers)> {
-        let (island, ports) = Island::new(own)?;
+    pub fn island(begun: Begun, own: Ipv6Addr) -> io::Result<(Land, NameServers)> {
+        let (island, ports) = Island::new(begun, own)?;
         let kind = LandKind::Island(island, own);
         let (mut land, servers) = Land::new(kind, ports.meeting, ports.quiet, ports.names, ports.datagrams)?;
         land.captured = ports.captured;

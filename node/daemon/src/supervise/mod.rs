@@ -55,6 +55,7 @@ mod wall;
 
 use std::{
     collections::VecDeque,
+    convert::Infallible,
     io,
     os::{
         fd::{AsFd, OwnedFd},
@@ -77,8 +78,8 @@ pub use circle::{Circles, Parted};
 pub use conversation::{Addresses, Again, Conversation};
 pub use descriptors::Descriptors;
 use engine::Engine;
-pub use helper::{HELPER, help};
 pub use inspection::{Findings, Inspector};
+pub use island::Begun;
 pub use land::{Land, NameServers};
 pub use library::{Library, find as find_library, serve};
 use notify::Listener;
@@ -138,16 +139,16 @@ const KILLABLE: u8 = 3;
 
 /// Starts a program under the seal. It does nothing until it is supervised.
 #[allow(unsafe_code)]
-pub fn start(mut command: Command, land: &Land, descriptors: Descriptors) -> Result<Sealed, NotStarted> {
+pub fn start(mut command: Command, in_island: bool, descriptors: Descriptors) -> Result<Sealed, NotStarted> {
     let (ours, theirs) = UnixStream::pair()?;
-    let filter = filter::program(land.is_island());
+    let filter = filter::program(in_island);
     let wall = Wall::new().map_err(io::Error::other)?;
     let seal = move || {
         let sealed = notify::seal(&filter).inspect_err(|_| {
             let _then_nobody_knows = send(&theirs, &[NO_SEAL], &[]);
         })?;
         wall.enclose()?;
-        close_all_but_standard()?;
+        close_all_but_standard(libc::CLOSE_RANGE_CLOEXEC)?;
         let said = if sealed.is_killable { KILLABLE } else { INTERRUPTIBLE };
         send(&theirs, &[said], &[sealed.listener.as_fd()])?;
         descriptors.restore()
@@ -184,11 +185,20 @@ impl Sealed {
 #[derive(Debug)]
 pub struct SealedCalls(Listener);
 
-/// Answers for a run until no process of it is left. Blocks.
-pub fn supervise(calls: SealedCalls, run: Run) -> io::Result<()> {
-    let engine = Arc::new(Engine::new(run, Peers::known())?);
+/// Answers for a run as long as there is one. What is needed for it is made ready at the first call, for many programs make
+/// none. When no process of the run is left, it rests: to let go of what it has takes longer than the end of this process.
+pub fn supervise(calls: SealedCalls, ready: impl FnOnce() -> io::Result<Run>) -> io::Result<Infallible> {
+    let Some(first) = calls.0.next()? else { rest() };
+    let engine = Arc::new(Engine::new(ready()?, Peers::known())?);
     Engine::receive_visitors(&engine);
-    calls::answer_all(calls.0, &engine)
+    calls::answer_all(calls.0, first, &engine)?;
+    rest()
+}
+
+fn rest() -> ! {
+    loop {
+        thread::park();
+    }
 }
 
 /// Answers questions for names that come to these sockets, in threads that end with the process.
@@ -203,11 +213,12 @@ pub fn serve_names(sockets: Vec<OwnedFd>, answers: &Arc<Answers<impl Lookup>>) -
     Ok(())
 }
 
-/// Nothing that was opened before comes along but standard input, output and error.
-fn close_all_but_standard() -> io::Result<()> {
+/// Nothing that was opened before comes along but standard input, output and error. A child may do it that is about to execute
+/// a program, or to go on with what it opens from now on.
+fn close_all_but_standard(flags: u32) -> io::Result<()> {
     #[allow(unsafe_code)]
-    // SAFETY: numbers only; descriptors are marked, and closed by exec.
-    let done = unsafe { libc::close_range(3, u32::MAX, libc::CLOSE_RANGE_CLOEXEC as i32) };
+    // SAFETY: numbers only; nobody in the child owns what is closed.
+    let done = unsafe { libc::close_range(3, u32::MAX, flags as i32) };
     if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 

@@ -197,6 +197,13 @@ impl Process {
     }
 }
 
+impl AsFd for Process {
+    /// Readable as soon as the process has ended and let go of all that it had.
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
 fn first_thread(thread: i32) -> i32 {
     let status = std::fs::read_to_string(format!("/proc/{thread}/status")).unwrap_or_default();
     let line = status.lines().find_map(|line| line.strip_prefix("Tgid:"));

@@ -75,7 +75,7 @@ impl Library {
         command.env(PRELOAD, preload).env(VARIABLE, self.folder.socket());
         let prepare = move || {
             set_no_new_privs()?;
-            close_all_but_standard()?;
+            close_all_but_standard(libc::CLOSE_RANGE_CLOEXEC)?;
             descriptors.restore()
         };
         // SAFETY: between fork and exec the closure makes system calls, and allocates nothing but on an error, which ends the child.
