@@ -49,7 +49,9 @@ static struct end *watch(enum kind kind, int fd) {
     return end;
 }
 
+/* Closing is not enough: as long as whoever gave it has it, too, it would go on to be told of. */
 static void over(struct end *end) {
+    epoll_ctl(epoll, EPOLL_CTL_DEL, end->fd, NULL);
     close(end->fd);
     free(end);
 }
