@@ -27,7 +27,7 @@ struct end {
     int step;                   /* of a greeting, or whether a conversation speaks frames */
     struct end *other;          /* of a carried connection */
     int left;                   /* bytes of a frame that have come */
-    unsigned char frame[LONGEST];
+    unsigned char *frame;       /* of a conversation */
     int fds[64], some;          /* descriptors that came with frames that have not */
 };
 
@@ -53,6 +53,7 @@ static struct end *watch(enum kind kind, int fd) {
 static void over(struct end *end) {
     epoll_ctl(epoll, EPOLL_CTL_DEL, end->fd, NULL);
     close(end->fd);
+    free(end->frame);
     free(end);
 }
 
@@ -211,7 +212,11 @@ int main(int count, char **arguments) {
                 watch(SOCKS, s);
                 break;
             }
-            case NODE_LISTENER: watch(NODE, accept(end->fd, NULL, NULL)); break;
+            case NODE_LISTENER: {
+                struct end *node = watch(NODE, accept(end->fd, NULL, NULL));
+                need((node->frame = malloc(LONGEST)) != NULL, "memory");
+                break;
+            }
             case SOCKS: greet(end); break;
             case NODE: converse(end); break;
             case CARRIED: carry(end); break;
