@@ -179,13 +179,6 @@ pub(crate) fn family(socket: c_int) -> Result<c_int, c_int> {
     option(socket, libc::SOL_SOCKET, libc::SO_DOMAIN)
 }
 
-/// Whether something can be written now, or never more.
-pub(crate) fn is_writable(socket: c_int) -> bool {
-    let mut asked = libc::pollfd { fd: socket, events: libc::POLLOUT, revents: 0 };
-    // SAFETY: one structure, as said.
-    unsafe { call(libc::SYS_poll, [&raw mut asked as usize, 1, 0, 0, 0, 0]) }.is_ok_and(|ready| ready > 0)
-}
-
 /// Copies from the program's memory, or says `EFAULT`.
 pub(crate) fn copy_from(program: *const c_void, to: &mut [u8]) -> Result<(), c_int> {
     let ours = iovec { iov_base: to.as_mut_ptr().cast(), iov_len: to.len() };

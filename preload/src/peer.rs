@@ -1,7 +1,7 @@
 //! `getpeername`, and `getsockopt` of `SO_ERROR`: what the program is told about a socket that the run has connected.
 //!
 //! The kernel knows the run's end of it. Whom the program meant is written into the socket (`phantom_policy::mark`), and
-//! is read here: nobody is asked, unless it is doubtful whether the connection stands. Why one failed is known to the run.
+//! is read here: nobody is asked. Why a connection failed is known to the run.
 
 use core::{
     ffi::{c_int, c_void},
@@ -46,9 +46,6 @@ pub(crate) unsafe fn peer_name(socket: c_int, to: *mut c_void, length: *mut sock
     // SAFETY: the kernel says EFAULT where the program gave no memory.
     unsafe { kernel::call(libc::SYS_getpeername, [socket as usize, to as usize, length as usize, 0, 0, 0]) }?;
     let Some(mark) = mark(socket) else { return Ok(0) };
-    if may_be_under_way(socket) {
-        stands(socket)?;
-    }
     let (address, full) = kernel::written(kernel::family(socket)?, mark.peer);
     let fits = full.min(socklen_t::from_ne_bytes(reserved) as usize);
     // SAFETY: the kernel has just written there, an address of the same family, into as much room as there is; what it was
@@ -75,8 +72,8 @@ pub(crate) unsafe fn option(
         unsafe { kernel::call(libc::SYS_getsockopt, arguments) }
     };
     let is_error = (level, name) == (libc::SOL_SOCKET, libc::SO_ERROR);
-    // Where there can be no mark, what the run connects is known by how it is kept full.
-    if !is_error || (mark(socket).is_none() && !is_kept_full(socket)) {
+    // There is no mark in what has failed, nor where users may write none.
+    if !is_error || (mark(socket).is_none() && !may_have_failed(socket)) {
         return kernels(name);
     }
     // Another number of the same length, which leaves the error where it is: so it is the kernel that looks whether the
@@ -115,21 +112,12 @@ pub(crate) fn mark(socket: c_int) -> Option<Mark> {
         .then(|| Mark::decode(&program))?
 }
 
-/// Whether the run may still connect a socket whose program does not wait: it is kept full until then, and is writable only
-/// when everything has left. A program may have filled it in the same way.
-fn may_be_under_way(socket: c_int) -> bool {
-    is_kept_full(socket) && !kernel::is_writable(socket)
-}
-
-fn is_kept_full(socket: c_int) -> bool {
-    kernel::option(socket, libc::IPPROTO_TCP, libc::TCP_NOTSENT_LOWAT) == Ok(1)
-}
-
-fn stands(socket: c_int) -> Outcome {
-    let conversation = Conversation::begin()?;
-    conversation.say(&Call::Stands, Some(socket))?;
-    match conversation.hear_whatever_comes(&mut [0; 64])? {
-        Answer::Done => Ok(0),
-        refused => Err(refusal(refused)),
-    }
+/// Whether this is a socket of the kind that the run connects, and is not connected.
+fn may_have_failed(socket: c_int) -> bool {
+    let is_stream = || kernel::option(socket, libc::SOL_SOCKET, libc::SO_TYPE) == Ok(libc::SOCK_STREAM);
+    let (mut peer, mut length) = ([0_u8; 128], 128 as socklen_t);
+    let arguments = [socket as usize, peer.as_mut_ptr() as usize, &raw mut length as usize, 0, 0, 0];
+    // SAFETY: the kernel writes no more than it is told that there is room for.
+    let asked = || unsafe { kernel::call(libc::SYS_getpeername, arguments) };
+    matches!(kernel::family(socket), Ok(INET | INET6)) && is_stream() && asked() == Err(libc::ENOTCONN)
 }

@@ -38,8 +38,6 @@ pub enum Call<'a> {
     },
     /// The descriptor's error, which is forgotten by that. Answered by [`Answer::Number`].
     SocketError,
-    /// Whether the descriptor's connection stands; if not, the error that says so.
-    Stands,
     /// The addresses of a name. Answered by [`Answer::Addresses`].
     Name(&'a [u8]),
     /// The name of an address. Answered by [`Answer::Name`].
@@ -78,7 +76,6 @@ const ERROR: u8 = 4;
 const NAME_OF: u8 = 5;
 const ADDRESS_OF: u8 = 6;
 const QUESTION: u8 = 7;
-const STANDS: u8 = 8;
 
 const DONE: u8 = 1;
 const FAILED: u8 = 2;
@@ -101,7 +98,6 @@ impl<'a> Call<'a> {
             Call::Connect(address) => to.kind_and_rest(CONNECT, at_most(ADDRESS, address)?)?,
             Call::Listen { backlog } => to.kind_and_rest(LISTEN, &backlog.to_be_bytes())?,
             Call::SocketError => to.put(&[ERROR])?,
-            Call::Stands => to.put(&[STANDS])?,
             Call::Name(name) => to.kind_and_rest(NAME_OF, at_most(NAME, name)?)?,
             Call::Address(address) => to.kind_and_rest(ADDRESS_OF, &octets(address))?,
             Call::Question(message) => to.kind_and_rest(QUESTION, message)?,
@@ -125,7 +121,6 @@ impl<'a> Call<'a> {
             CONNECT => Call::Connect(at_most(ADDRESS, rest)?),
             LISTEN => Call::Listen { backlog: number(rest)? },
             ERROR if rest.is_empty() => Call::SocketError,
-            STANDS if rest.is_empty() => Call::Stands,
             NAME_OF => Call::Name(at_most(NAME, rest)?),
             ADDRESS_OF => Call::Address(address(rest)?),
             QUESTION => Call::Question(at_most(LONGEST, rest)?),
@@ -260,7 +255,6 @@ mod tests {
             is_read_as_it_was_written(Call::Connect(&address));
             is_read_as_it_was_written(Call::Listen { backlog: kind });
             is_read_as_it_was_written(Call::SocketError);
-            is_read_as_it_was_written(Call::Stands);
             is_read_as_it_was_written(Call::Name(&name));
             is_read_as_it_was_written(Call::Address(of.to_canonical()));
             is_read_as_it_was_written(Call::Question(&message));

@@ -39,8 +39,8 @@ pub(super) struct Connections(Mutex<Known>);
 struct Known {
     under_way: HashMap<u64, UnderWay>,
     last: u64,
-    /// Why those failed that nobody waited for: their kernel knows that they did, but not always why.
-    failed: HashMap<u64, Errno>,
+    /// Those that nobody waited for.
+    failed: HashMap<u64, Failed>,
     by_age: VecDeque<u64>,
     /// Somebody looks for signals.
     is_watched: bool,
@@ -55,6 +55,14 @@ struct UnderWay {
     attempt: u64,
     /// Calls that wait for the outcome.
     replies: Vec<Reply>,
+}
+
+/// A connection of which nothing came.
+#[derive(Clone, Copy, Debug)]
+struct Failed {
+    why: Errno,
+    /// Its kernel knows that it failed, though not always why.
+    is_known: bool,
 }
 
 /// One connect of a socket, which may be disconnected and connected again before its party says anything.
@@ -207,7 +215,10 @@ impl Connections {
             if raw::is_on_its_way(refused.program.as_fd()) == Ok(true) {
                 known.remember(attempt.cookie, why);
                 drop(known);
-                land.refuse(&refused.program, refused.own);
+                if !land.refuse(&refused.program, refused.own) {
+                    lock(&self.0).failed.entry(attempt.cookie).and_modify(|failed| failed.is_known = false);
+                    let _as_good_as = raw::disconnect(refused.program.as_fd());
+                }
             }
             return;
         }
@@ -221,9 +232,17 @@ impl Connections {
     /// A socket's error, as a program is to see it that asks for it, and which is forgotten by that.
     pub(super) fn error(&self, program: &OwnedFd) -> Result<i32, Errno> {
         match getsockopt(program, sockopt::SocketError)? {
-            0 => Ok(0),
+            0 => Ok(self.unknown_failure(program).map_or(0, |why| why as i32)),
             error => Ok(self.why(program, Errno::from_raw(error)) as i32),
         }
+    }
+
+    /// Why a socket failed of which its kernel does not know that it did.
+    fn unknown_failure(&self, program: &OwnedFd) -> Option<Errno> {
+        let cookie = cookie(program).ok()?;
+        let mut known = lock(&self.0);
+        known.failed.get(&cookie).filter(|failed| !failed.is_known)?;
+        known.forget_failure(cookie)
     }
 
     /// Why a socket failed, if its program has not heard of it. Now it has.
@@ -259,7 +278,7 @@ impl Known {
 
     fn remember(&mut self, cookie: u64, why: Errno) {
         self.by_age.push_back(cookie);
-        self.failed.insert(cookie, why);
+        self.failed.insert(cookie, Failed { why, is_known: true });
         while self.by_age.len() > MOST {
             let oldest = self.by_age.pop_front();
             oldest.and_then(|oldest| self.failed.remove(&oldest));
@@ -269,7 +288,7 @@ impl Known {
     fn forget_failure(&mut self, cookie: u64) -> Option<Errno> {
         let failure = self.failed.remove(&cookie)?;
         self.by_age.retain(|other| *other != cookie);
-        Some(failure)
+        Some(failure.why)
     }
 }
 

@@ -335,7 +335,17 @@ impl Engine {
         thread: i32,
     ) -> Result<(), Errno> {
         let way = self.way(to, true)?;
-        connect(program.as_raw_fd(), &SockaddrStorage::from(of_family(to, family)))?;
+        // It has leave to share its port with a party's end. A port that it has not chosen is to be nobody else's.
+        let known = socket2::SockRef::from(program);
+        let is_bound = local_address(program).is_ok_and(|own| own.port() != 0);
+        let shares = |shares| {
+            let done = if is_bound { Ok(()) } else { known.set_reuse_address(shares) };
+            done.map_err(|error| errno(&error))
+        };
+        shares(false)?;
+        let connected = connect(program.as_raw_fd(), &SockaddrStorage::from(of_family(to, family)));
+        shares(true)?;
+        connected?;
         match way {
             Way::Party(party) => {
                 let ends = Ends { program: local_address(program)?, party };

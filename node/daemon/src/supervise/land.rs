@@ -196,9 +196,9 @@ impl Land {
         self.quiet.finish(program);
     }
 
-    /// A program's socket that is on its way gets an error.
-    pub(super) fn refuse(&self, program: &OwnedFd, own: SocketAddr) {
-        self.quiet.refuse(program, own);
+    /// Answers a program's socket that is on its way as a closed port does, if we can. Returns whether it is on its way no more.
+    pub(super) fn refuse(&self, program: &OwnedFd, own: SocketAddr) -> bool {
+        self.quiet.refuse(program, own)
     }
 
     /// Whether somebody of ours listens there, whom no program is to meet.

@@ -156,17 +156,15 @@ impl Quiet {
         }
     }
 
-    /// A program's socket that is on its way gets no further: it has an error now.
-    pub(super) fn refuse(&self, program: &OwnedFd, own: SocketAddr) {
+    /// Answers a program's socket that is on its way as a closed port does, if we can. Returns whether it is on its way no more.
+    pub(super) fn refuse(&self, program: &OwnedFd, own: SocketAddr) -> bool {
         if raw::is_on_its_way(program.as_fd()) != Ok(true) {
-            return;
+            return true;
         }
         let is_reset = self.of(own).is_some_and(|place| {
             place.resets.as_ref().is_some_and(|resets| resets.answer(place.address, own).is_some())
         });
-        if !is_reset || raw::is_on_its_way(program.as_fd()) != Ok(false) {
-            let _as_good_as = raw::disconnect(program.as_fd());
-        }
+        is_reset && raw::is_on_its_way(program.as_fd()) == Ok(false)
     }
 
     fn of(&self, own: SocketAddr) -> Option<&Place> {

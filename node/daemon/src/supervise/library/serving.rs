@@ -168,7 +168,6 @@ fn call(asked: Asked<'_>, descriptor: Option<OwnedFd>, process: i32) -> Result<O
         }
         Asked::Listen { backlog } => Call::Listen { socket: socket()?, backlog },
         Asked::SocketError => Call::Error { socket: socket()? },
-        Asked::Stands => Call::PeerName { socket: socket()? },
         Asked::Name(_) | Asked::Address(_) | Asked::Question(_) => return Ok(None),
     }))
 }
@@ -187,10 +186,9 @@ impl Caller for Waiting {
         match outcome {
             Ok(Answer::Done) => say(&self.0, &Said::Done, None),
             Ok(Answer::Socket { descriptor, .. }) => say(&self.0, &Said::Done, Some(&descriptor)),
-            // An error number; else it was asked for nothing but whether there are any.
             Ok(Answer::Bytes(bytes)) => match bytes.try_into() {
                 Ok(number) => say(&self.0, &Said::Number(i32::from_ne_bytes(number)), None),
-                Err(_) => say(&self.0, &Said::Done, None),
+                Err(_) => say(&self.0, &failed(Errno::EIO), None),
             },
             Ok(Answer::Interrupted) => say(&self.0, &failed(Errno::EINTR), None),
             Err(errno) => say(&self.0, &failed(errno), None),
@@ -321,7 +319,6 @@ mod tests {
             answer(&library, Asked::Connect(&address("127.192.0.1:80")), Some(&program)),
             fails(Errno::ENETUNREACH)
         );
-        assert_eq!(answer(&library, Asked::Stands, Some(&program)), fails(Errno::ENOTCONN));
         assert_eq!(answer(&library, Asked::SocketError, Some(&program)), Some(Said::Number(0)));
         assert_eq!(answer(&library, Asked::Listen { backlog: 5 }, Some(&program)), Some(Said::Done));
         assert_eq!(answer(&library, Asked::Name(b"a.ap"), None), Some(Said::Again), "its node has gone");
@@ -344,7 +341,7 @@ mod tests {
             let call = Asked::Socket { family, kind: libc::SOCK_DGRAM, protocol: 0 };
             assert_eq!(answer(&library, call, None), fails(Errno::EAFNOSUPPORT), "{family}");
         }
-        assert_eq!(answer(&library, Asked::Stands, None), fails(Errno::EBADF));
+        assert_eq!(answer(&library, Asked::SocketError, None), fails(Errno::EBADF));
         assert_eq!(answer(&library, Asked::Connect(&[2]), Some(&program)), fails(Errno::EINVAL));
         assert_eq!(answer(&library, Asked::Question(b"?"), None), fails(Errno::EINVAL));
     }
