@@ -1,7 +1,7 @@
 //! `getpeername`, and `getsockopt` of `SO_ERROR`: what the program is told about a socket that the run has connected.
 //!
 //! The kernel knows the run's end of it. Whom the program meant is written into the socket (`phantom_policy::mark`), and
-//! is read here: nobody is asked. Why a connection failed is known to the run.
+//! is read here: nobody is asked. Why a connection failed the run knows, and is asked.
 
 use core::{
     ffi::{c_int, c_void},
@@ -72,7 +72,8 @@ pub(crate) unsafe fn option(
         unsafe { kernel::call(libc::SYS_getsockopt, arguments) }
     };
     let is_error = (level, name) == (libc::SOL_SOCKET, libc::SO_ERROR);
-    // There is no mark in what has failed, nor where users may write none.
+    // What the run connects has a mark, unless it was disconnected since, or users may write none: then it is a stream without
+    // a peer.
     if !is_error || (mark(socket).is_none() && !may_have_failed(socket)) {
         return kernels(name);
     }

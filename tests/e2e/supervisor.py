@@ -200,17 +200,16 @@ class SilentNode:
                 self.read(run)
                 told = json.dumps(reply).encode()
                 run.sendall(struct.pack(">I", len(told)) + told)
-            held = []
-            while frame := self.read(run, held):
+            while frame := self.read(run):
                 self.opened += frame[0] == 1
 
-    def read(self, run, held=None):
+    def read(self, run):
         def exactly(length):
             data = b""
             while len(data) < length:
                 more, received, _, _ = socket.recv_fds(run, length - len(data), 16)
-                if held is not None:
-                    held.extend(socket.socket(fileno=one) for one in received)
+                for one in received:
+                    os.close(one)
                 if not more:
                     return None
                 data += more

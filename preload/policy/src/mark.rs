@@ -1,9 +1,10 @@
-//! What a socket says about itself.
+//! Whom a socket is connected to, where the library inside of a program has to know it.
 //!
-//! The program's own socket is connected to the node on this machine, so its kernel knows a peer that is not the one whom
-//! the program meant. The true one is written into the socket: as the constants of a classic BPF program that lets
-//! everything pass, attached as the socket's filter, which anybody who holds the socket can read back. So nothing has to be
-//! remembered for a descriptor: duplicates, children and programs that are started by exec find it where it is.
+//! The program's own socket is connected to somebody of the run on this machine, so its kernel knows a peer that is not the
+//! one whom the program meant. The supervisor remembers the true one; the library does not ask it, so for the library it is
+//! written into the socket: as the constants of a classic BPF program that lets everything pass, attached as the socket's
+//! filter, which anybody who holds the socket can read back. Duplicates, children and programs that are started by exec find
+//! it where it is. Attaching it takes the kernel longer than the rest of a connect, so under the seal it is the last resort.
 
 use core::net::{IpAddr, Ipv6Addr, SocketAddr};
 

@@ -61,8 +61,8 @@ struct UnderWay {
 #[derive(Clone, Copy, Debug)]
 struct Failed {
     why: Errno,
-    /// Its kernel knows that it failed, though not always why.
-    is_known: bool,
+    /// Asked for its error, its kernel has one; why, only we know.
+    kernel_tells: bool,
 }
 
 /// One connect of a socket, which may be disconnected and connected again before its party says anything.
@@ -163,6 +163,19 @@ impl Connections {
         leaving.into_iter().for_each(|reply| reply.answer(why.outcome()));
     }
 
+    /// The connect of a socket that is under way.
+    pub(super) fn attempt(&self, program: &OwnedFd) -> Option<Attempt> {
+        let cookie = cookie(program).ok()?;
+        lock(&self.0).under_way.get(&cookie).map(|it| Attempt { cookie, number: it.attempt })
+    }
+
+    /// The patience of a connect's own socket has come to its end.
+    pub(super) fn run_out(&self, attempt: Attempt) {
+        if lock(&self.0).of(attempt).is_some() {
+            self.leave(attempt.cookie, Leave::TimedOut, |_| true);
+        }
+    }
+
     /// One more waits for the outcome. Gives the reply back if there is nothing to wait for any more.
     pub(super) fn wait(&self, program: &OwnedFd, reply: Reply) -> Result<(), Reply> {
         let mut known = lock(&self.0);
@@ -213,10 +226,14 @@ impl Connections {
         if refused.replies.is_empty() {
             // Else the program has seen to it by itself.
             if raw::is_on_its_way(refused.program.as_fd()) == Ok(true) {
+                // First: a program that the reset wakes asks at once.
                 known.remember(attempt.cookie, why);
                 drop(known);
                 if !land.refuse(&refused.program, refused.own) {
-                    lock(&self.0).failed.entry(attempt.cookie).and_modify(|failed| failed.is_known = false);
+                    lock(&self.0)
+                        .failed
+                        .entry(attempt.cookie)
+                        .and_modify(|failed| failed.kernel_tells = false);
                     let _as_good_as = raw::disconnect(refused.program.as_fd());
                 }
             }
@@ -241,7 +258,7 @@ impl Connections {
     fn unknown_failure(&self, program: &OwnedFd) -> Option<Errno> {
         let cookie = cookie(program).ok()?;
         let mut known = lock(&self.0);
-        known.failed.get(&cookie).filter(|failed| !failed.is_known)?;
+        known.failed.get(&cookie).filter(|failed| !failed.kernel_tells)?;
         known.forget_failure(cookie)
     }
 
@@ -278,7 +295,7 @@ impl Known {
 
     fn remember(&mut self, cookie: u64, why: Errno) {
         self.by_age.push_back(cookie);
-        self.failed.insert(cookie, Failed { why, is_known: true });
+        self.failed.insert(cookie, Failed { why, kernel_tells: true });
         while self.by_age.len() > MOST {
             let oldest = self.by_age.pop_front();
             oldest.and_then(|oldest| self.failed.remove(&oldest));

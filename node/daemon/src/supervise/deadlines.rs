@@ -10,6 +10,9 @@ use std::{
 
 use super::lock;
 
+/// More than there are connections under way.
+const MOST: usize = 16_384;
+
 /// The thread that waits is there only while somebody waits.
 #[derive(Debug, Default)]
 pub(super) struct Deadlines {
@@ -29,6 +32,9 @@ impl Deadlines {
     /// Does something after this long. Must not take long itself.
     pub(super) fn after(self: &Arc<Deadlines>, patience: Duration, act: impl FnOnce() + Send + 'static) {
         let mut pending = lock(&self.pending);
+        if pending.by_time.len() >= MOST {
+            return;
+        }
         pending.last += 1;
         let key = (Instant::now() + patience, pending.last);
         pending.by_time.insert(key, Box::new(act));

@@ -9,6 +9,7 @@ use std::{
         Arc, Mutex,
         atomic::{AtomicBool, Ordering},
     },
+    time::Duration,
 };
 
 use nix::{
@@ -27,7 +28,7 @@ use super::{
     Addresses, Deed, Run,
     call::{Answer, Call, Given, Outcome, Reply, address_bytes},
     capture::Ends,
-    connections::{Connections, Leave, cookie, disconnect},
+    connections::{Connections, disconnect},
     conversation::{Accepted, Conversation},
     deadlines::Deadlines,
     errno,
@@ -40,6 +41,8 @@ use super::{
     visits::{self, Guests, Visit},
 };
 
+/// Longer than a socket is on its way before its kernel gives up.
+const LONGEST_PATIENCE: Duration = Duration::from_secs(3_600);
 /// The bits of a socket's type that are no flags.
 const KIND: i32 = 0xf;
 
@@ -320,9 +323,11 @@ impl Engine {
     /// A socket may have a time-out of its own for a connect that waits (`SO_SNDTIMEO`).
     fn limit(&self, program: &OwnedFd) {
         let patience = socket2::SockRef::from(program).write_timeout().ok().flatten();
-        if let (Some(patience), Ok(cookie)) = (patience, cookie(program)) {
+        // The kernel itself is not so patient as some would be.
+        let patience = patience.filter(|patience| *patience < LONGEST_PATIENCE);
+        if let (Some(patience), Some(attempt)) = (patience, self.connections.attempt(program)) {
             let connections = self.connections.clone();
-            self.deadlines.after(patience, move || connections.leave(cookie, Leave::TimedOut, |_| true));
+            self.deadlines.after(patience, move || connections.run_out(attempt));
         }
     }
 
@@ -335,17 +340,7 @@ impl Engine {
         thread: i32,
     ) -> Result<(), Errno> {
         let way = self.way(to, true)?;
-        // It has leave to share its port with a party's end. A port that it has not chosen is to be nobody else's.
-        let known = socket2::SockRef::from(program);
-        let is_bound = local_address(program).is_ok_and(|own| own.port() != 0);
-        let shares = |shares| {
-            let done = if is_bound { Ok(()) } else { known.set_reuse_address(shares) };
-            done.map_err(|error| errno(&error))
-        };
-        shares(false)?;
-        let connected = connect(program.as_raw_fd(), &SockaddrStorage::from(of_family(to, family)));
-        shares(true)?;
-        connected?;
+        connect_with_own_port(program, of_family(to, family))?;
         match way {
             Way::Party(party) => {
                 let ends = Ends { program: local_address(program)?, party };
@@ -401,6 +396,9 @@ impl Engine {
 
     fn listen(&self, program: &OwnedFd, backlog: i32) -> Outcome {
         self.is_of_run(program, None)?;
+        if kind_of(program).is_ok() && self.run.land.is_ours(local_address(program)?) {
+            return Err(Errno::EADDRINUSE);
+        }
         if !self.run.land.is_island() && kind_of(program).is_ok() {
             // An address with a scope takes a socket to the interface that it names.
             let device = socket2::SockRef::from(program).device().map_err(|error| errno(&error))?;
@@ -493,6 +491,20 @@ fn answer_without(reply: Reply, socket: OwnedFd, outcome: impl FnOnce(&OwnedFd) 
     let outcome = outcome(&socket);
     drop(socket);
     reply.answer(outcome);
+}
+
+/// Connects datagrams. A port that the kernel chooses for it now is to be nobody else's, though the socket has leave to share one
+/// with a party's end.
+fn connect_with_own_port(program: &OwnedFd, to: SocketAddr) -> Result<(), Errno> {
+    let to = SockaddrStorage::from(to);
+    if local_address(program)?.port() != 0 {
+        return connect(program.as_raw_fd(), &to);
+    }
+    let known = socket2::SockRef::from(program);
+    known.set_reuse_address(false).map_err(|error| errno(&error))?;
+    let connected = connect(program.as_raw_fd(), &to);
+    known.set_reuse_address(true).map_err(|error| errno(&error))?;
+    connected
 }
 
 /// Family and kind of a socket; anything else is of no concern to us, and no socket of the Internet.

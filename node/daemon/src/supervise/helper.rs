@@ -79,11 +79,12 @@ pub(super) fn help(run: UnixStream) -> ! {
 fn live(run: UnixStream) -> io::Result<()> {
     let mut run = leave_all_behind(run)?;
     let parent = Process::of(getppid().as_raw())?;
-    let settled = settle();
-    answer(&run, settled.map(|()| Vec::new()))?;
-    let kernel = Kernel::new()?;
-    kernel.raise(LOOPBACK)?;
-    let v4 = answer(&run, prepare_v4(&kernel))?;
+    let (kernel, v4) = match settle() {
+        Ok(settled) => settled,
+        Err(error) => return answer(&run, Err(error)).map(drop),
+    };
+    answer(&run, Ok(Vec::new()))?;
+    let v4 = answer(&run, Ok(v4))?;
     let mut own = [0; 16];
     run.read_exact(&mut own)?;
     let own: Ipv6Addr = own.into();
@@ -119,13 +120,17 @@ fn leave_all_behind(run: UnixStream) -> io::Result<UnixStream> {
     Ok(UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?))
 }
 
-/// Moves into a namespace that nobody else is in.
-fn settle() -> io::Result<()> {
+/// Moves into a namespace that nobody else is in, and sees whether it can be prepared: if not, the run does without.
+fn settle() -> io::Result<(Kernel, Vec<OwnedFd>)> {
     let (user, group) = (getuid(), getgid());
     unshare(CloneFlags::CLONE_NEWUSER | CloneFlags::CLONE_NEWNET)?;
     fs::write("/proc/self/setgroups", "deny")?;
     fs::write("/proc/self/uid_map", format!("0 {user} 1"))?;
-    fs::write("/proc/self/gid_map", format!("0 {group} 1"))
+    fs::write("/proc/self/gid_map", format!("0 {group} 1"))?;
+    let kernel = Kernel::new()?;
+    kernel.raise(LOOPBACK)?;
+    let v4 = prepare_v4(&kernel)?;
+    Ok((kernel, v4))
 }
 
 /// Returns what was sent.

@@ -13,7 +13,7 @@ use std::{
 use nix::errno::Errno;
 use socket2::{Domain, SockRef};
 
-use super::{notify::Process, raw};
+use super::{errno, notify::Process, raw};
 
 /// What was found.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -50,20 +50,20 @@ impl Home {
     /// Whether this is a socket that cannot leave.
     pub(super) fn holds(self, socket: &OwnedFd) -> Result<bool, Errno> {
         let seen = SockRef::from(socket);
-        let number = |error: io::Error| Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO));
-        let domain = seen.domain().map_err(number)?;
+        let domain = seen.domain().map_err(|error| errno(&error))?;
         // What devices do on this machine is told by sockets that programs make themselves, and no other place can be reached by
         // those.
         let tells_of_devices = || seen.protocol().map(|protocol| protocol == Some(EVENTS.into()));
         if domain == Domain::UNIX
-            || domain == Domain::from(libc::AF_NETLINK) && tells_of_devices().map_err(number)?
+            || domain == Domain::from(libc::AF_NETLINK)
+                && tells_of_devices().map_err(|error| errno(&error))?
         {
             return Ok(true);
         }
         match self {
             Home::Namespace(home) => Ok(raw::namespace(socket.as_fd())? == home),
             Home::Loopback => {
-                let device = seen.device().map_err(number)?;
+                let device = seen.device().map_err(|error| errno(&error))?;
                 Ok(device.as_deref().map(<[u8]>::trim_ascii_end) == Some(b"lo"))
             }
         }

@@ -1,5 +1,6 @@
-//! A network namespace of the run's own, in which nothing is but a loopback device. Whatever a program does with a socket
-//! that was made there, nothing of it leaves: there is no other interface, and no filter has to see into messages.
+//! A network namespace of the run's own, from which no interface leads out: a loopback device and, where the kernel makes them,
+//! a pair of interfaces that lead to each other alone ([`presence`](super::presence)). Whatever a program does with a socket
+//! that was made there, nothing of it leaves, and no filter has to see into messages.
 //!
 //! The program itself stays where it is, with its files, its user and its UNIX sockets; its sockets come from there. The
 //! namespace belongs to a [`helper`](super::helper), which makes them. It needs no privileges where the system lets users
@@ -13,6 +14,7 @@ use std::{
     net::{Ipv6Addr, TcpListener},
     os::{fd::OwnedFd, unix::net::UnixStream},
     sync::Mutex,
+    time::Duration,
 };
 
 use nix::{
@@ -33,6 +35,8 @@ use super::{
 };
 use crate::frames::receive;
 
+/// A helper that says nothing for so long is as good as gone.
+const PATIENCE: Duration = Duration::from_secs(10);
 /// Sockets that are made at once, so that few programs have to wait for the helper.
 const BATCH: u8 = 16;
 
@@ -40,14 +44,14 @@ const BATCH: u8 = 16;
 #[derive(Debug)]
 pub struct Begun {
     conversation: UnixStream,
-    process: Process,
+    process: HelperProcess,
 }
 
 /// A namespace with its helper, which ends with this.
 #[derive(Debug)]
 pub(super) struct Island {
     helper: Mutex<Helper>,
-    process: Process,
+    process: HelperProcess,
 }
 
 #[derive(Debug)]
@@ -78,9 +82,10 @@ impl Begun {
             return Err(io::Error::other("there are threads already"));
         }
         let (conversation, theirs) = UnixStream::pair()?;
+        conversation.set_read_timeout(Some(PATIENCE))?;
         // SAFETY: there is no other thread, which could hold a lock, so the copy may do whatever this process may.
         match unsafe { fork() }? {
-            ForkResult::Parent { child } => Ok(Begun { conversation, process: Process(child) }),
+            ForkResult::Parent { child } => Ok(Begun { conversation, process: HelperProcess(child) }),
             ForkResult::Child => {
                 drop(conversation);
                 help(theirs)
@@ -179,9 +184,9 @@ fn ports(helper: &UnixStream, own: Ipv6Addr) -> io::Result<Ports> {
 
 /// The helper's.
 #[derive(Debug)]
-struct Process(Pid);
+struct HelperProcess(Pid);
 
-impl Drop for Process {
+impl Drop for HelperProcess {
     fn drop(&mut self) {
         let _has_ended = kill(self.0, Signal::SIGKILL);
         let _has_ended = waitpid(self.0, None);

@@ -1,4 +1,4 @@
-//! Where programs' sockets are connected to, so that we get their far ends.
+//! Where programs' sockets are connected to that lead to services of this machine, so that we get their far ends.
 
 use std::{
     io::{self, ErrorKind},
@@ -49,7 +49,7 @@ impl Meeting {
         [Some(&self.v4), self.v6.as_ref()].into_iter().flatten().any(|own| own.address == place)
     }
 
-    /// Connects a program's socket, which is on its way to `to`. Returns the connection from its other end.
+    /// Connects a program's socket that is to lead to `to`. Returns the connection from its other end.
     pub(super) fn far_end(
         &self,
         program: &OwnedFd,
@@ -111,7 +111,11 @@ pub(super) fn local_address(socket: &OwnedFd) -> Result<SocketAddr, Errno> {
 }
 
 pub(super) fn wait_for(socket: &impl AsFd, event: PollFlags) -> Result<(), Errno> {
-    let patience = PollTimeout::try_from(AT_ONCE).unwrap_or(PollTimeout::MAX);
+    wait_until(socket, event, AT_ONCE)
+}
+
+pub(super) fn wait_until(socket: &impl AsFd, event: PollFlags, patience: Duration) -> Result<(), Errno> {
+    let patience = PollTimeout::try_from(patience).unwrap_or(PollTimeout::MAX);
     loop {
         match poll(&mut [PollFd::new(socket.as_fd(), event)], patience) {
             Err(Errno::EINTR) => {}

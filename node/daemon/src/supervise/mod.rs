@@ -13,7 +13,7 @@
 //! - [`land`]: where sockets live; mostly in an [`island`], which a [`helper`] prepares by [`netlink`], so that programs take
 //!   themselves for online ([`presence`]).
 //! - [`connections`]: from a connect to its outcome, by [`deadlines`] if need be; [`quiet`]: where programs' sockets wait for it;
-//!   [`meeting`]: where we get the far ends of others, [`peers`]: for whom they stand.
+//!   [`meeting`]: where we get the far ends of those to services of this machine, [`peers`]: for whom sockets stand.
 //! - [`flows`]: datagrams to parties, for which those outside of flows are [`capture`]d.
 //! - [`conversation`]: with the node. [`circle`]: what of a run is isolated from what.
 //! - [`names`]: the name server of an island. [`relay`]: to services of this machine.

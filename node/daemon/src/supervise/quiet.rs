@@ -3,7 +3,8 @@
 //! A socket that is connected to a place where nobody ever answers is on its way, and its own kernel knows it so: however a
 //! program looks at it, connects it again, shuts it down or is interrupted, it sees just that. When the party has accepted, a
 //! socket of ours connects to it from that place; as both sides have begun, the connection stands (RFC 9293, 3.5). When the
-//! party refuses, it is answered as by a closed port, where we may write packets; elsewhere it is disconnected.
+//! party refuses and nobody waits for it, the socket is answered as by a closed port, where we may write packets. Else it is
+//! disconnected ([`connections`](super::connections)).
 
 use std::{
     collections::VecDeque,
@@ -14,6 +15,7 @@ use std::{
         Mutex,
         atomic::{AtomicU32, Ordering},
     },
+    time::Duration,
 };
 
 use nix::{
@@ -27,14 +29,16 @@ use socket2::{Domain, SockRef, Socket, Type};
 
 use super::{
     errno, lock,
-    meeting::{local_address, of_family, wait_for},
+    meeting::{local_address, of_family, wait_for, wait_until},
     peers::Ends,
     raw,
 };
 
+/// Two sockets of this machine are connected at once. Others wait for us meanwhile.
+const AT_ONCE: Duration = Duration::from_millis(100);
 /// Beginnings of connections that are remembered, the latest ones.
 const REMEMBERED: usize = 8_192;
-/// The kernel holds more than this until they are read.
+/// So many packets may lie unread: the kernel keeps more than that before it drops any.
 const UNREAD: u32 = 64;
 
 /// The places, one for each family.
@@ -142,15 +146,29 @@ impl Quiet {
         let ours = ours(if own.is_ipv4() { socket::INET } else { socket::INET6 })?;
         let known = SockRef::from(&ours);
         let bound = known.set_reuse_port(true).and_then(|()| known.bind(&place.address.into()));
-        bound.map_err(|error| errno(&error))?;
-        connect(ours.as_raw_fd(), &SockaddrStorage::from(own))?;
+        bound.and_then(|()| known.set_nonblocking(true)).map_err(|error| errno(&error))?;
+        // It stands at once, unless the program keeps its socket from hearing of it. Who has come to be there instead is not
+        // whom the party is to meet.
+        match connect(ours.as_raw_fd(), &SockaddrStorage::from(own)) {
+            Ok(()) => {}
+            Err(Errno::EINPROGRESS) => wait_until(&ours, PollFlags::POLLOUT, AT_ONCE)?,
+            Err(errno) => return Err(errno),
+        }
+        wait_until(program, PollFlags::POLLOUT, AT_ONCE)?;
+        if !raw::has_stood(ours.as_fd())? || !raw::has_stood(program.as_fd())? {
+            return Err(Errno::ECONNABORTED);
+        }
+        known.set_nonblocking(false).map_err(|error| errno(&error))?;
         Ok(ours)
     }
 
-    /// Whoever waits for a socket that stands now hears so: for its kernel, too, it has been told.
+    /// Makes the connect that the kernel owes: until somebody calls it again, a socket that stands is still connecting for its
+    /// kernel. To be done before whoever waits is told.
     pub(super) fn finish(&self, program: &OwnedFd) {
-        // Where to does not count any more, but for the family.
-        if let Ok(family) = SockRef::from(program).domain() {
+        // Where to does not count any more, but for the family. What does not stand would set out once more, and wait.
+        if raw::has_stood(program.as_fd()) == Ok(true)
+            && let Ok(family) = SockRef::from(program).domain()
+        {
             let place = of_family(self.v4.address, family.into());
             let _stands = connect(program.as_raw_fd(), &SockaddrStorage::from(place));
         }
@@ -178,7 +196,8 @@ impl Place {
         let address = listener.local_addr()?;
         connect(only_one.as_raw_fd(), &SockaddrStorage::from(address))?;
         wait_for(&listener, PollFlags::POLLIN)?;
-        let resets = packets.map(|packets| Resets::new(packets, address.is_ipv4())).transpose()?;
+        let resets =
+            packets.map(|packets| Resets::new(packets, address.is_ipv4(), address.port())).transpose()?;
         Ok(Place { address, _listener: listener, _only_one: only_one, resets })
     }
 }
@@ -195,14 +214,16 @@ struct Resets {
 /// Flags of TCP.
 const SYN: u8 = 0x02;
 const RESET_AND_ACK: u8 = 0x14;
+/// FIN, SYN, RST and ACK: others come along with any of them.
+const MEANINGS: u8 = 0x17;
 /// Words of a header without options, in its upper half.
 const PLAIN: u8 = 5 << 4;
 const HEADER: usize = 20;
 const TCP: u8 = 6;
 
 impl Resets {
-    fn new(packets: OwnedFd, is_v4: bool) -> io::Result<Resets> {
-        raw::attach_filter(packets.as_fd(), &beginnings(is_v4))?;
+    fn new(packets: OwnedFd, is_v4: bool, at: u16) -> io::Result<Resets> {
+        raw::attach_filter(packets.as_fd(), &beginnings(is_v4, at))?;
         SockRef::from(&packets).set_nonblocking(true)?;
         Ok(Resets { packets, begun: Mutex::default(), unread: AtomicU32::new(0) })
     }
@@ -255,8 +276,8 @@ fn recvfrom_now(packets: &OwnedFd, into: &mut [u8]) -> Option<(usize, IpAddr)> {
     }
 }
 
-/// Lets beginnings of connections pass and nothing else.
-fn beginnings(is_v4: bool) -> Vec<Instruction> {
+/// Lets beginnings of connections to this port pass and nothing else.
+fn beginnings(is_v4: bool, port: u16) -> Vec<Instruction> {
     let one = |code: u32, jump_false, constant| Instruction {
         code: code as u16,
         jump_true: 0,
@@ -264,20 +285,20 @@ fn beginnings(is_v4: bool) -> Vec<Instruction> {
         constant,
     };
     // The header of IPv4 comes along, and says its own length.
-    let flags = if is_v4 {
-        vec![
-            one(libc::BPF_LDX | libc::BPF_B | libc::BPF_MSH, 0, 0),
-            one(libc::BPF_LD | libc::BPF_B | libc::BPF_IND, 0, 13),
-        ]
-    } else {
-        vec![one(libc::BPF_LD | libc::BPF_B | libc::BPF_ABS, 0, 13)]
+    let (mut program, mode) = match is_v4 {
+        true => (vec![one(libc::BPF_LDX | libc::BPF_B | libc::BPF_MSH, 0, 0)], libc::BPF_IND),
+        false => (Vec::new(), libc::BPF_ABS),
     };
-    let rest = [
+    program.extend([
+        one(libc::BPF_LD | libc::BPF_H | mode, 0, 2),
+        one(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, 4, port.into()),
+        one(libc::BPF_LD | libc::BPF_B | mode, 0, 13),
+        one(libc::BPF_ALU | libc::BPF_AND | libc::BPF_K, 0, MEANINGS.into()),
         one(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, 1, SYN.into()),
         one(libc::BPF_RET | libc::BPF_K, 0, u32::MAX),
         one(libc::BPF_RET | libc::BPF_K, 0, 0),
-    ];
-    flags.into_iter().chain(rest).collect()
+    ]);
+    program
 }
 
 /// Who begins, and with which number.

@@ -95,8 +95,21 @@ pub(crate) fn namespace(socket: BorrowedFd<'_>) -> Result<u64, Errno> {
 
 /// Whether a socket of TCP has begun to connect, and was not answered.
 pub(super) fn is_on_its_way(socket: BorrowedFd<'_>) -> Result<bool, Errno> {
-    /// `TCP_SYN_SENT`.
-    const BEGUN: u8 = 2;
+    Ok(state(socket)? == BEGUN)
+}
+
+/// Whether a socket of TCP has been connected, even if one side has left since.
+pub(super) fn has_stood(socket: BorrowedFd<'_>) -> Result<bool, Errno> {
+    Ok(!matches!(state(socket)?, BEGUN | ANSWERED | CLOSED | LISTENS))
+}
+
+/// `TCP_SYN_SENT`, `TCP_SYN_RECV`, `TCP_CLOSE` and `TCP_LISTEN`.
+const BEGUN: u8 = 2;
+const ANSWERED: u8 = 3;
+const CLOSED: u8 = 7;
+const LISTENS: u8 = 10;
+
+fn state(socket: BorrowedFd<'_>) -> Result<u8, Errno> {
     let (mut state, mut length) = (0_u8, 1);
     // SAFETY: the kernel writes no more than the first byte of what it has to say.
     let done = unsafe {
@@ -108,7 +121,7 @@ pub(super) fn is_on_its_way(socket: BorrowedFd<'_>) -> Result<bool, Errno> {
             &raw mut length,
         )
     };
-    Errno::result(done).map(|_| state == BEGUN)
+    Errno::result(done).map(|_| state)
 }
 
 /// To whom a socket is connected, as the kernel writes it.

@@ -23,13 +23,14 @@ use tokio::{
         oneshot,
     },
     task::{JoinHandle, block_in_place},
-    time::{MissedTickBehavior, interval},
+    time::sleep,
 };
 
 use crate::supervise::{Account, Deed, Findings, Inspector, Kept, News, number};
 
-/// How often a run's processes are looked at.
+/// How often a run's processes are looked at, and how soon again at first.
 const LOOK: Duration = Duration::from_secs(1);
+const FIRST_LOOK: Duration = Duration::from_millis(100);
 
 /// What is asked for on the command line.
 #[derive(Debug, Default, clap::Args)]
@@ -118,7 +119,7 @@ impl Explanation {
         (Account::open(Some(news)), Some(told))
     }
 
-    /// Looks at the run's processes now and every second.
+    /// Looks at the run's processes now, soon again, as many do not live long, and then every second.
     pub(super) fn follow(
         mut self,
         account: Arc<Account>,
@@ -129,14 +130,18 @@ impl Explanation {
         let (ends, mut has_ended) = oneshot::channel();
         let following = tokio::spawn(async move {
             let mut checked = Checked::default();
-            let mut looks = interval(LOOK);
-            looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+            let mut pause = FIRST_LOOK;
+            let mut look = Box::pin(sleep(Duration::ZERO));
             let mut news = news;
             loop {
                 let next = async { news.as_mut()?.recv().await };
                 tokio::select! {
                     Some(news) = next => self.say(&line(&news, &account.names()))?,
-                    _ = looks.tick() => checked.look_by(&inspector),
+                    () = &mut look => {
+                        checked.look_by(&inspector);
+                        look.as_mut().reset(tokio::time::Instant::now() + pause);
+                        pause = LOOK.min(pause * 2);
+                    }
                     Some(()) = asked.recv() => {
                         checked.look_by(&inspector);
                         self.tell(&account, &checked)?;
