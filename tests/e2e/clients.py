@@ -29,7 +29,7 @@ CLIENTS = {
     "curl, fast open": "curl -q -sSf --tcp-fastopen http://{host}:{web}/file | sha256sum",
     "curl, a page that is not there": "curl -q -sf http://{host}:{web}/nothing",
     "curl, nobody there": "curl -q -s http://{host}:{nobody}/",
-    "curl, too slow": "curl -q -s --max-time 1 telnet://{host}:{echo} < /dev/zero > /dev/null",
+    "curl, too slow": "curl -q -s --max-time 1 telnet://{host}:{echo} < <(sleep 2)",
     "wget": "wget -q -O - http://{host}:{web}/file | sha256sum",
     "wget, nobody there": "wget -q --tries 1 http://{host}:{nobody}/",
     "git": GIT.replace("{url}", "git://{host}:{git}/repository.git"),

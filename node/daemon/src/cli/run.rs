@@ -13,7 +13,7 @@ use std::{
     ffi::{OsStr, OsString},
     io,
     net::{IpAddr, Ipv6Addr},
-    process::{Command, ExitCode},
+    process::{Child, Command, ExitCode},
     sync::Arc,
     time::Duration,
 };
@@ -40,8 +40,8 @@ use self::publish::{Serving, Told};
 use super::Whom;
 use crate::doors::local_socket::{INSIDE, Publish};
 use crate::supervise::{
-    self, Account, Again, Begun, Circles, Conversation, Deed, Descriptors, Land, Library, NameServers,
-    NotStarted, Parted, Run, find_library, serve, start, supervise,
+    self, Account, Again, Begun, Circles, Conversation, Deed, Descriptors, Entrance, Land, Library,
+    NameServers, NotStarted, Parted, Run, SealedCalls, find_library, serve, start, supervise,
 };
 
 /// A node that does not answer for so long is not there.
@@ -123,15 +123,7 @@ pub(super) async fn seal(
     name: &OsStr,
     arguments: &[OsString],
 ) -> anyhow::Result<ExitCode> {
-    anyhow::ensure!(
-        env::var_os(INSIDE).is_none(),
-        "This is inside of a phantom run already: what is started here reaches the network as it is. Leave `phantom run` away."
-    );
-    handed_over::check()?;
-    if !args.preload_only {
-        tracing::check()?;
-    }
-    if let Err(unfit) = program::check(name, args.preload_only) {
+    if let Some(unfit) = unfit(args, name)? {
         eprintln!("phantom: {unfit}");
         return Ok(ExitCode::from(NOT_STARTED));
     }
@@ -141,69 +133,31 @@ pub(super) async fn seal(
     let (account, news) = explanation.as_ref().map(Explanation::account).unwrap_or_default();
     let account = Arc::new(account);
     let circles = Arc::new(Circles::new(args.isolate.map(Parted::from)));
-    let (open, publish) = (args.serving.open()?, args.serving.publish());
-    let (own, public, begun) = args.whom.connect().await?.run(publish.clone()).await?;
-    let told = args.serving.told(public);
+    let open = args.serving.open()?;
     let commands = [args.whom.places(None), args.whom.places(args.whom.state.as_deref())].concat();
-    let again = again(args.whom.clone(), publish.clone(), told, Handle::current());
-    let conversation = Arc::new(Conversation::new(begun, again)?);
-    if publish.is_some() {
-        conversation.keep_up()?;
-    }
+    let (own, conversation) = begin(args).await?;
     let island = settled(island);
     let mut command = Command::new(name);
     command.args(arguments).env(INSIDE, "1");
     // Processes that the program leaves behind stay ours: otherwise we could not look at what they ask for.
     set_child_subreaper(true)?;
     let asked = Asked::listen()?;
-    let started = match &library {
-        None => start(command, island.is_some(), descriptors).map(|sealed| {
-            let (child, calls) = sealed.into_parts();
-            (child, Some(calls))
-        }),
-        Some(library) => {
-            library.start(command, descriptors).map(|child| (child, None)).map_err(NotStarted::Program)
-        }
-    };
-    let (mut child, calls) = match started {
+    let (mut child, calls) = match start_by(library.as_ref(), command, island.is_some(), descriptors) {
         Ok(started) => started,
-        Err(NotStarted::NoSeal(error)) => anyhow::bail!(
-            "The kernel gives no seal here ({error}): it is old, or somebody watches this process already, as some containers \
-             do. What goes through libc can be held without: phantom run --preload-only -- ..."
-        ),
-        Err(NotStarted::Program(error)) => {
-            let (code, what) = not_started(name, &error);
-            eprintln!("phantom: {what}");
-            return Ok(ExitCode::from(code));
-        }
+        Err(error) => return told_of(name, error),
     };
     // What it asks for waits.
-    let prepared = land(island, own)
-        .and_then(|land| Ok((land, library.as_ref().map(Library::entrance).transpose()?)))
-        .inspect_err(|_| {
-            let _has_ended = child.kill();
-        });
-    let ((land, name_servers), entrance) = prepared?;
+    let prepared = land(island, own).inspect_err(|_| {
+        let _has_ended = child.kill();
+    });
+    let (land, name_servers) = prepared?;
     let inspector = land.inspector();
     let helper = land.helper().and_then(|helper| i32::try_from(helper).ok()).map(Pid::from_raw);
     let rules = Rules { allow_local: args.allow_local };
     let (runtime, land) = (Handle::current(), Arc::new(land));
     let names = Names { node: conversation.clone(), account: account.clone(), circles: circles.clone() };
     let run = Run { land, conversation, rules, open, circles, account: account.clone(), commands, runtime };
-    let _until_this_process_ends = spawn_blocking(move || {
-        let answered = match (calls, entrance) {
-            (Some(calls), _) => {
-                supervise(calls, || serve_names(name_servers, names).map(|_| run)).map(|never| match never {})
-            }
-            (None, Some(entrance)) => {
-                serve_names(name_servers, names).and_then(|names| serve(&entrance, run, names))
-            }
-            (None, None) => Ok(()),
-        };
-        answered.inspect_err(|error| {
-            eprintln!("phantom: the program is cut off, for its calls cannot be answered any more: {error}");
-        })
-    });
+    let _until_this_process_ends = spawn_blocking(move || calls.answer(run, name_servers, names));
     let followed = explanation.map(|explanation| explanation.follow(account, inspector, news)).transpose()?;
     let ours = followed.is_some().then_some(Signal::SIGUSR1);
     let ended = ending::wait_for(child, Some(Others { helper }), asked, ours).await?;
@@ -216,6 +170,90 @@ pub(super) async fn seal(
         );
     }
     Ok(ExitCode::from(ended.code))
+}
+
+/// Why this program cannot be run here as itself.
+fn unfit(args: &Options, name: &OsStr) -> anyhow::Result<Option<program::Unfit>> {
+    anyhow::ensure!(
+        env::var_os(INSIDE).is_none(),
+        "This is inside of a phantom run already: what is started here reaches the network as it is. Leave `phantom run` away."
+    );
+    handed_over::check()?;
+    if !args.preload_only {
+        tracing::check()?;
+    }
+    Ok(program::check(name, args.preload_only).err())
+}
+
+/// Begins a run at the node. Returns its address, and the conversation about it.
+async fn begin(args: &Options) -> anyhow::Result<(Ipv6Addr, Arc<Conversation>)> {
+    let publish = args.serving.publish();
+    let is_published = publish.is_some();
+    let (own, public, begun) = args.whom.connect().await?.run(publish.clone()).await?;
+    let told = args.serving.told(public);
+    let again = again(args.whom.clone(), publish, told, Handle::current());
+    let conversation = Arc::new(Conversation::new(begun, again)?);
+    if is_published {
+        conversation.keep_up()?;
+    }
+    Ok((own, conversation))
+}
+
+/// How a program's calls reach us.
+enum Calls {
+    BySeal(SealedCalls),
+    ByLibrary(Entrance),
+}
+
+/// Starts the program by a library, if there is one, and otherwise under the seal.
+fn start_by(
+    library: Option<&Library>,
+    command: Command,
+    in_island: bool,
+    descriptors: Descriptors,
+) -> Result<(Child, Calls), NotStarted> {
+    match library {
+        Some(library) => {
+            let entrance = library.entrance()?;
+            Ok((library.start(command, descriptors)?, Calls::ByLibrary(entrance)))
+        }
+        None => {
+            let (child, calls) = start(command, in_island, descriptors)?.into_parts();
+            Ok((child, Calls::BySeal(calls)))
+        }
+    }
+}
+
+impl Calls {
+    /// Blocks as long as there is a run.
+    fn answer(self, run: Run, name_servers: NameServers, names: Names) {
+        let answered = match self {
+            Calls::BySeal(calls) => {
+                supervise(calls, || serve_names(name_servers, names).map(|_| run)).map(|never| match never {})
+            }
+            Calls::ByLibrary(entrance) => {
+                serve_names(name_servers, names).and_then(|names| serve(&entrance, run, names))
+            }
+        };
+        if let Err(error) = answered {
+            eprintln!("phantom: the program is cut off, for its calls cannot be answered any more: {error}");
+        }
+    }
+}
+
+/// What a shell learns of a program that was not started.
+fn told_of(name: &OsStr, error: NotStarted) -> anyhow::Result<ExitCode> {
+    match error {
+        NotStarted::NoSeal(error) => anyhow::bail!(
+            "The kernel gives no seal here ({error}): it is old, or somebody watches this process already, as some containers \
+             do. What goes through libc can be held without: phantom run --preload-only -- ..."
+        ),
+        NotStarted::Program(error) => {
+            let (code, what) = not_started(name, &error);
+            eprintln!("phantom: {what}");
+            Ok(ExitCode::from(code))
+        }
+    }
 }
 
 fn library() -> anyhow::Result<Library> {

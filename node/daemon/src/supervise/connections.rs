@@ -209,7 +209,7 @@ impl Connections {
         let mut joined = lock(&self.0).take(attempt).ok_or(Errno::ECONNABORTED)?;
         joined.replies.retain(Reply::waits);
         if !joined.replies.is_empty() {
-            land.finish(&program);
+            land.quiet().finish(&program);
         }
         // What the program closes from now on, it closes for good.
         let replies = joined.replies;
@@ -229,7 +229,7 @@ impl Connections {
                 // First: a program that the reset wakes asks at once.
                 known.remember(attempt.cookie, why);
                 drop(known);
-                if !land.refuse(&refused.program, refused.own) {
+                if !land.quiet().refuse(&refused.program, refused.own) {
                     lock(&self.0)
                         .failed
                         .entry(attempt.cookie)

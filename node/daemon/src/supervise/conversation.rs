@@ -4,7 +4,7 @@
 //! something to say, if a node answers.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, VecDeque},
     fmt,
     io::{self, ErrorKind, Write},
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
@@ -21,7 +21,10 @@ use std::{
     time::Duration,
 };
 
-use nix::errno::Errno;
+use nix::{
+    errno::Errno,
+    poll::{PollFd, PollFlags, PollTimeout, poll},
+};
 use phantom_policy::{
     Errno as Told,
     frame::{FromNode, FromRun, LONGEST, PREFIX},
@@ -185,15 +188,8 @@ pub(super) struct Accepted {
 
 impl Accepted {
     /// Hands the other end of the program's socket over, or says that there is none.
-    pub(super) fn joined(self, end: &Result<OwnedFd, Errno>) {
-        let (outcome, with) = match end {
-            Ok(end) => (Ok(()), Some(end.as_fd())),
-            Err(errno) => (Err(told(*errno)), None),
-        };
-        // A part of a frame may have been written.
-        if self.link.say(FromRun::Joined { id: self.id, outcome }, with).is_err() {
-            self.link.end();
-        }
+    pub(super) fn joined(self, end: Result<OwnedFd, Errno>) {
+        self.link.say_joined(self.id, end);
     }
 }
 
@@ -221,12 +217,20 @@ struct Link {
     stream: UnixStream,
     /// Where frames are written; who has it, speaks.
     voice: Mutex<Box<[u8]>>,
+    late: Mutex<Late>,
     /// Nothing when it has ended.
     waiting: Mutex<Option<Waiting>>,
     ended: Condvar,
     reception: Arc<Reception>,
     /// Visitors who wait.
     visits: AtomicUsize,
+}
+
+/// Other ends of programs' sockets that could not be handed over at once.
+#[derive(Default)]
+struct Late {
+    joined: VecDeque<(u32, Result<OwnedFd, Errno>)>,
+    is_being_said: bool,
 }
 
 #[derive(Default)]
@@ -244,6 +248,7 @@ impl Link {
         let link = Arc::new(Link {
             stream,
             voice,
+            late: Mutex::default(),
             waiting,
             ended: Condvar::new(),
             reception,
@@ -293,8 +298,58 @@ impl Link {
     }
 
     fn say(&self, frame: FromRun<'_>, with: Option<BorrowedFd<'_>>) -> io::Result<()> {
-        let mut voice = lock(&self.voice);
-        let bytes = frame.encode(&mut voice).ok_or(ErrorKind::InvalidInput)?;
+        self.utter(&mut lock(&self.voice), frame, with)
+    }
+
+    /// For who hears the node, and must not wait for it: it might wait for us to hear. What cannot be said at once is left to a
+    /// thread, which ends when all of it is said.
+    fn say_joined(self: &Arc<Link>, id: u32, end: Result<OwnedFd, Errno>) {
+        let mut late = lock(&self.late);
+        if !late.is_being_said
+            && let Ok(mut voice) = self.voice.try_lock()
+            && is_writable(&self.stream)
+        {
+            drop(late);
+            return self.utter_joined(&mut voice, id, &end);
+        }
+        late.joined.push_back((id, end));
+        if late.is_being_said {
+            return;
+        }
+        let link = self.clone();
+        late.is_being_said =
+            thread::Builder::new().name("joined".to_owned()).spawn(move || link.say_late()).is_ok();
+        if !late.is_being_said {
+            drop(late);
+            self.end();
+        }
+    }
+
+    fn say_late(&self) {
+        loop {
+            let mut late = lock(&self.late);
+            let Some((id, end)) = late.joined.pop_front() else {
+                late.is_being_said = false;
+                return;
+            };
+            drop(late);
+            self.utter_joined(&mut lock(&self.voice), id, &end);
+        }
+    }
+
+    fn utter_joined(&self, voice: &mut [u8], id: u32, end: &Result<OwnedFd, Errno>) {
+        let (outcome, with) = match end {
+            Ok(end) => (Ok(()), Some(end.as_fd())),
+            Err(errno) => (Err(told(*errno)), None),
+        };
+        if self.utter(voice, FromRun::Joined { id, outcome }, with).is_err() {
+            self.end();
+        }
+    }
+
+    /// An error may leave a part of a frame behind.
+    fn utter(&self, voice: &mut [u8], frame: FromRun<'_>, with: Option<BorrowedFd<'_>>) -> io::Result<()> {
+        let bytes = frame.encode(voice).ok_or(ErrorKind::InvalidInput)?;
         let descriptors: Vec<_> = with.into_iter().collect();
         let sent = loop {
             match send(&self.stream, bytes, &descriptors) {
@@ -410,6 +465,11 @@ impl Link {
     }
 }
 
+fn is_writable(stream: &UnixStream) -> bool {
+    let mut asked = [PollFd::new(stream.as_fd(), PollFlags::POLLOUT)];
+    poll(&mut asked, PollTimeout::ZERO).is_ok_and(|ready| ready > 0)
+}
+
 fn told(errno: Errno) -> Told {
     u8::try_from(errno as i32).map_or(Told::ECONNREFUSED, Told)
 }
@@ -465,10 +525,30 @@ mod tests {
     fn open(run: &Conversation) -> (Result<(), Errno>, Receiver<Result<(), Errno>>) {
         let (told, verdict) = channel();
         let at_verdict = Box::new(move |outcome: Result<Accepted, Errno>| {
-            let joined = outcome.map(|accepted| accepted.joined(&Ok(UnixStream::pair().unwrap().0.into())));
+            let joined = outcome.map(|accepted| accepted.joined(Ok(UnixStream::pair().unwrap().0.into())));
             told.send(joined).unwrap();
         });
         (run.open(0, "[fc00::1]:80".parse().unwrap(), at_verdict), verdict)
+    }
+
+    #[test]
+    fn a_node_that_waits_to_be_heard_is_heard() {
+        const MANY: usize = 200;
+        let (run, nodes) = run();
+        let node = nodes.recv().unwrap();
+        let verdicts: Vec<_> = (0..MANY).map(|_| open(&run).1).collect();
+        // It reads nothing, so there is no room for all that is to be handed over.
+        (1..=MANY as u32).for_each(|id| say(&node, FromNode::Verdict { id, outcome: Ok(()) }));
+        for verdict in &verdicts {
+            assert_eq!(verdict.recv_timeout(Duration::from_secs(3)), Ok(Ok(())));
+        }
+        let mut incoming = Incoming::new();
+        let mut joined = 0;
+        while joined < MANY {
+            let (_, _, descriptors) = heard(&node, &mut incoming);
+            joined += descriptors.len();
+        }
+        assert!(run.link().unwrap().stands());
     }
 
     #[test]

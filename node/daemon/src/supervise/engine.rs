@@ -1,5 +1,9 @@
 //! What becomes of a program's call, whichever way we are told of it.
 
+mod parties;
+#[cfg(test)]
+mod tests;
+
 use std::{
     collections::BTreeSet,
     fs, io,
@@ -9,7 +13,6 @@ use std::{
         Arc, Mutex,
         atomic::{AtomicBool, Ordering},
     },
-    time::Duration,
 };
 
 use nix::{
@@ -29,7 +32,7 @@ use super::{
     call::{Answer, Call, Given, Outcome, Reply, address_bytes},
     capture::Ends,
     connections::{Connections, disconnect},
-    conversation::{Accepted, Conversation},
+    conversation::Conversation,
     deadlines::Deadlines,
     errno,
     flows::Flows,
@@ -41,8 +44,6 @@ use super::{
     visits::{self, Guests, Visit},
 };
 
-/// Longer than a socket is on its way before its kernel gives up.
-const LONGEST_PATIENCE: Duration = Duration::from_secs(3_600);
 /// The bits of a socket's type that are no flags.
 const KIND: i32 = 0xf;
 
@@ -239,98 +240,6 @@ impl Engine {
         Ok((self.way(to, here)?, here))
     }
 
-    /// Has the node carry a connection to a party, if the program's socket can set out. Whoever waits for it is told when there
-    /// is a verdict.
-    fn open(&self, program: &Arc<OwnedFd>, family: i32, circle: u64, to: SocketAddr, reply: Reply) {
-        if let Some(errno) = self.connections.failure(program) {
-            disconnect(program);
-            return reply.answer(Err(errno));
-        }
-        let (waits, said) = match self.run.land.set_out(program, family, to) {
-            Ok(said) => said,
-            Err(errno) => return reply.answer(Err(errno)),
-        };
-        match said {
-            Err(Errno::EINPROGRESS) => self.begin(program, family, circle, to, waits, reply),
-            // It was interrupted, or another thread waits for it, too.
-            Err(Errno::EALREADY) if waits => match self.connections.wait(program, reply) {
-                Ok(()) => {
-                    self.connections.watch();
-                    self.limit(program);
-                }
-                Err(reply) => reply.answer(self.outcome(program, family, to)),
-            },
-            Err(errno) => reply.answer(Err(self.connections.why(program, errno))),
-            Ok(()) => reply.answer(Ok(Answer::Done)),
-        }
-    }
-
-    /// What came of a connection a moment ago.
-    fn outcome(&self, program: &OwnedFd, family: i32, to: SocketAddr) -> Outcome {
-        match self.run.land.set_out(program, family, to)? {
-            // Somebody else has heard that it stands.
-            (_, Ok(()) | Err(Errno::EISCONN)) => Ok(Answer::Done),
-            (_, Err(errno)) => Err(self.connections.why(program, errno)),
-        }
-    }
-
-    fn begin(
-        &self,
-        program: &Arc<OwnedFd>,
-        family: i32,
-        circle: u64,
-        to: SocketAddr,
-        waits: bool,
-        reply: Reply,
-    ) {
-        let (waiting, told) = if waits { (Some(reply), None) } else { (None, Some(reply)) };
-        let ends = self.run.land.ends(program, family, to);
-        let begun = match ends.and_then(|ends| self.peers.remember(program, ends, to).map(|()| ends)) {
-            Ok((own, _)) => self.connections.begin(program.clone(), own, waiting),
-            Err(errno) => Err((errno, waiting)),
-        };
-        let attempt = match begun {
-            Ok(attempt) => attempt,
-            Err((errno, waiting)) => {
-                self.run.account.note(Deed::Connects(Kind::Stream, to), Err(errno));
-                disconnect(program);
-                return waiting.into_iter().chain(told).for_each(|reply| reply.answer(Err(errno)));
-            }
-        };
-        let (connections, land) = (self.connections.clone(), self.run.land.clone());
-        let account = self.run.account.clone();
-        let at_verdict = Box::new(move |verdict: Result<Accepted, Errno>| {
-            account
-                .note(Deed::Connects(Kind::Stream, to), verdict.as_ref().map(drop).map_err(|errno| *errno));
-            match verdict {
-                Ok(accepted) => accepted.joined(&connections.join(attempt, &land)),
-                Err(errno) => connections.refuse(attempt, errno, &land),
-            }
-        });
-        if let Err(errno) = self.run.conversation.open(circle, to, at_verdict) {
-            self.run.account.note(Deed::Connects(Kind::Stream, to), Err(errno));
-            self.connections.refuse(attempt, errno, &self.run.land);
-        }
-        match told {
-            Some(reply) => reply.answer(Err(Errno::EINPROGRESS)),
-            None => {
-                self.connections.watch();
-                self.limit(program);
-            }
-        }
-    }
-
-    /// A socket may have a time-out of its own for a connect that waits (`SO_SNDTIMEO`).
-    fn limit(&self, program: &OwnedFd) {
-        let patience = socket2::SockRef::from(program).write_timeout().ok().flatten();
-        // The kernel itself is not so patient as some would be.
-        let patience = patience.filter(|patience| *patience < LONGEST_PATIENCE);
-        if let (Some(patience), Some(attempt)) = (patience, self.connections.attempt(program)) {
-            let connections = self.connections.clone();
-            self.deadlines.after(patience, move || connections.run_out(attempt));
-        }
-    }
-
     /// Datagrams lead to where they are sent, in the island. A party's have to be there for it.
     fn connect_datagrams(
         &self,
@@ -363,7 +272,7 @@ impl Engine {
         let connect = |to| connect(program.as_raw_fd(), &SockaddrStorage::from(of_family(to, family)));
         match way {
             Way::Names => {
-                connect(self.run.land.names(family).ok_or(Errno::ENETUNREACH)?)?;
+                connect(self.run.land.names(family))?;
                 self.peers.remember(program, peers::ends(program)?, to)
             }
             _ if self.run.land.is_island() && !is_own => self.connect_to_machine(program, family, to),
@@ -383,7 +292,7 @@ impl Engine {
 
     fn connect_to_machine(&self, program: &OwnedFd, family: i32, to: SocketAddr) -> Result<(), Errno> {
         let service = relay::connect(to).map_err(|error| errno(&error))?;
-        let (far, ends) = self.run.land.far_end(program, family, to)?;
+        let (far, ends) = self.run.land.meeting().far_end(program, family, to)?;
         self.peers.remember(program, ends, to)?;
         relay::carry(&self.run.runtime, far, service).map_err(|error| errno(&error))
     }
@@ -522,384 +431,4 @@ fn kind_of(program: &OwnedFd) -> Result<(i32, Kind), Errno> {
 fn is_nonblocking(socket: &OwnedFd) -> Result<bool, Errno> {
     let flags = fcntl(socket, FcntlArg::F_GETFL)?;
     Ok(OFlag::from_bits_truncate(flags).contains(OFlag::O_NONBLOCK))
-}
-
-#[cfg(test)]
-mod tests {
-    use std::{
-        io::Read,
-        net::{Ipv4Addr, TcpListener, TcpStream},
-        os::unix::net::UnixStream,
-        path::PathBuf,
-        sync::mpsc::{Receiver, Sender, channel},
-        thread,
-        time::Duration,
-    };
-
-    use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-    use phantom_policy::{
-        Errno as Told,
-        connect::Rules,
-        frame::{FromNode, FromRun},
-    };
-    use socket2::SockRef;
-
-    use super::*;
-    use crate::{
-        frames::Incoming,
-        supervise::{Conversation, Land, call::Caller},
-    };
-
-    /// A run of which the test is the node: what it is asked to open.
-    struct World {
-        engine: Arc<Engine>,
-        opened: Receiver<u32>,
-        /// The other ends of programs' sockets.
-        joined: Receiver<Option<TcpStream>>,
-        node: UnixStream,
-        _runtime: tokio::runtime::Runtime,
-    }
-
-    fn world(allow_local: bool) -> World {
-        let (run, node) = UnixStream::pair().unwrap();
-        let (land, _names) = Land::loopback().unwrap();
-        let again = Box::new(|| Err(io::ErrorKind::ConnectionRefused.into()));
-        let runtime = tokio::runtime::Runtime::new().unwrap();
-        let run = Run {
-            land: Arc::new(land),
-            conversation: Arc::new(Conversation::new(run, again).unwrap()),
-            rules: Rules { allow_local },
-            open: crate::supervise::Open::These(std::collections::BTreeMap::new()),
-            commands: Vec::<PathBuf>::new(),
-            runtime: runtime.handle().clone(),
-            circles: Arc::default(),
-            account: Arc::default(),
-        };
-        let engine = Engine::new(run, Peers::known());
-        let ((tell, opened), (tell_joined, joined)) = (channel(), channel());
-        let hears = node.try_clone().unwrap();
-        thread::spawn(move || {
-            let mut incoming = Incoming::new();
-            while incoming.fill(&hears).unwrap_or(false) {
-                while let Some((frame, descriptors)) = incoming.next().unwrap() {
-                    match FromRun::decode(frame).unwrap() {
-                        FromRun::Open { id, .. } => _ = tell.send(id),
-                        FromRun::Joined { outcome, .. } => {
-                            let far =
-                                outcome.is_ok().then(|| TcpStream::from(descriptors.pop_front().unwrap()));
-                            let _test_has_ended = tell_joined.send(far);
-                        }
-                        other => panic!("{other:?}"),
-                    }
-                }
-            }
-        });
-        World { engine: Arc::new(engine.unwrap()), opened, joined, node, _runtime: runtime }
-    }
-
-    impl World {
-        /// What the party is asked for next.
-        fn opened(&self) -> u32 {
-            self.opened.recv_timeout(Duration::from_secs(5)).unwrap()
-        }
-
-        /// The party accepts the next connection. Returns the node's end of it.
-        fn accept(&self) -> TcpStream {
-            self.accept_one(self.opened()).unwrap()
-        }
-
-        fn accept_one(&self, id: u32) -> Option<TcpStream> {
-            self.say(FromNode::Verdict { id, outcome: Ok(()) });
-            self.joined.recv_timeout(Duration::from_secs(5)).unwrap()
-        }
-
-        fn refuse(&self) {
-            let id = self.opened();
-            self.say(FromNode::Verdict { id, outcome: Err(Told::ECONNREFUSED) });
-        }
-
-        fn say(&self, frame: FromNode<'_>) {
-            use std::io::Write;
-            (&self.node).write_all(frame.encode(&mut [0; 256]).unwrap()).unwrap();
-        }
-
-        /// Makes a call that may wait.
-        fn call(&self, call: Call) -> Returned {
-            let (told, outcome) = channel();
-            let waits = Arc::new(AtomicBool::new(true));
-            self.engine.handle(call, Reply::to(Waiting(told, waits.clone())));
-            Returned(outcome, waits)
-        }
-
-        fn connect(&self, socket: &OwnedFd, to: &str) -> Returned {
-            let (socket, to) = (socket.try_clone().unwrap(), Given::Internet(to.parse().unwrap()));
-            self.call(Call::Connect { socket, to, thread: 0 })
-        }
-
-        fn error(&self, socket: &OwnedFd) -> i32 {
-            let socket = socket.try_clone().unwrap();
-            match self.call(Call::Error { socket }).outcome() {
-                Ok(Answer::Bytes(bytes)) => i32::from_ne_bytes(bytes.try_into().unwrap()),
-                other => panic!("{other:?}"),
-            }
-        }
-
-        fn peer(&self, socket: &OwnedFd) -> Result<SocketAddr, Errno> {
-            let socket = socket.try_clone().unwrap();
-            self.call(Call::PeerName { socket }).outcome().map(|answer| match answer {
-                Answer::Bytes(bytes) => match Given::parse(&bytes) {
-                    Some(Given::Internet(peer)) => peer,
-                    other => panic!("{other:?}"),
-                },
-                other => panic!("{other:?}"),
-            })
-        }
-
-        fn socket(&self, kind: i32) -> OwnedFd {
-            match self.call(Call::Socket { family: libc::AF_INET, kind, protocol: 0 }).outcome() {
-                Ok(Answer::Socket { descriptor, .. }) => descriptor,
-                other => panic!("{other:?}"),
-            }
-        }
-    }
-
-    struct Waiting(Sender<Outcome>, Arc<AtomicBool>);
-
-    impl Caller for Waiting {
-        fn waits(&self) -> bool {
-            self.1.load(Ordering::Relaxed)
-        }
-
-        fn answer(self: Box<Self>, outcome: Outcome) {
-            let _nobody_asks = self.0.send(outcome);
-        }
-    }
-
-    /// Waits until a signal comes.
-    struct Signalled(Sender<Outcome>, Arc<AtomicBool>);
-
-    impl Caller for Signalled {
-        fn waits(&self) -> bool {
-            true
-        }
-
-        fn is_ours_to_interrupt(&self) -> bool {
-            true
-        }
-
-        fn is_interrupted(&self) -> bool {
-            self.1.load(Ordering::Relaxed)
-        }
-
-        fn answer(self: Box<Self>, outcome: Outcome) {
-            let _nobody_asks = self.0.send(outcome);
-        }
-    }
-
-    struct Returned(Receiver<Outcome>, Arc<AtomicBool>);
-
-    impl Returned {
-        fn outcome(&self) -> Outcome {
-            self.0.recv_timeout(Duration::from_secs(5)).unwrap()
-        }
-
-        fn errno(&self) -> Option<Errno> {
-            self.outcome().map(drop).err()
-        }
-    }
-
-    /// Whether a socket is ready so soon; a socket with an error is.
-    fn is_writable(socket: &OwnedFd, patience: PollTimeout) -> bool {
-        poll(&mut [PollFd::new(socket.as_fd(), PollFlags::POLLOUT)], patience).unwrap() > 0
-    }
-
-    const SOON: u16 = 5_000;
-    const PARTY: &str = "127.192.0.7:80";
-
-    #[test]
-    fn a_connect_that_waits_returns_when_the_party_has_accepted_or_refused() {
-        let world = world(false);
-        let socket = world.socket(libc::SOCK_STREAM);
-        let returned = world.connect(&socket, PARTY);
-        world.refuse();
-        assert_eq!(returned.errno(), Some(Errno::ECONNREFUSED));
-        assert_eq!(world.error(&socket), 0, "it has been told");
-        let returned = world.connect(&socket, PARTY);
-        let mut far = world.accept();
-        assert_eq!(returned.errno(), None);
-        assert_eq!(world.peer(&socket), Ok(PARTY.parse().unwrap()));
-        assert_eq!(world.connect(&socket, PARTY).errno(), Some(Errno::EISCONN));
-        nix::unistd::write(&socket, b"said").unwrap();
-        let mut heard = [0; 4];
-        far.read_exact(&mut heard).unwrap();
-        assert_eq!(&heard, b"said");
-    }
-
-    #[test]
-    fn a_connect_that_does_not_wait_looks_as_it_is_at_any_time() {
-        let world = world(false);
-        let socket = world.socket(libc::SOCK_STREAM | libc::SOCK_NONBLOCK);
-        assert_eq!(world.connect(&socket, PARTY).errno(), Some(Errno::EINPROGRESS));
-        assert_eq!(world.connect(&socket, PARTY).errno(), Some(Errno::EALREADY));
-        assert!(!is_writable(&socket, PollTimeout::ZERO));
-        assert_eq!((world.error(&socket), world.peer(&socket)), (0, Err(Errno::ENOTCONN)));
-        let _far = world.accept();
-        assert!(is_writable(&socket, SOON.into()));
-        assert_eq!((world.error(&socket), world.peer(&socket)), (0, Ok(PARTY.parse().unwrap())));
-        assert_eq!(world.connect(&socket, PARTY).errno(), None, "once");
-        assert_eq!(world.connect(&socket, PARTY).errno(), Some(Errno::EISCONN));
-    }
-
-    #[test]
-    fn why_a_connect_failed_that_nobody_waited_for_is_told_once_by_the_socket_or_the_next_connect() {
-        let world = world(false);
-        for by_connect in [false, true] {
-            let socket = world.socket(libc::SOCK_STREAM | libc::SOCK_NONBLOCK);
-            assert_eq!(world.connect(&socket, PARTY).errno(), Some(Errno::EINPROGRESS));
-            world.refuse();
-            assert!(is_writable(&socket, SOON.into()));
-            if by_connect {
-                assert_eq!(world.connect(&socket, PARTY).errno(), Some(Errno::ECONNREFUSED));
-            } else {
-                assert_eq!(world.error(&socket), Errno::ECONNREFUSED as i32);
-            }
-            assert_eq!(world.error(&socket), 0);
-            assert_eq!(world.peer(&socket), Err(Errno::ENOTCONN));
-        }
-    }
-
-    #[test]
-    fn a_connect_that_was_interrupted_or_timed_out_goes_on() {
-        let world = world(false);
-        let socket = world.socket(libc::SOCK_STREAM);
-        let interrupted = world.connect(&socket, PARTY);
-        interrupted.1.store(false, Ordering::Relaxed);
-        let again = world.connect(&socket, PARTY);
-        let _far = world.accept();
-        assert_eq!(again.errno(), None);
-        // Nobody begins it again: then the socket tells.
-        let socket = world.socket(libc::SOCK_STREAM);
-        world.connect(&socket, PARTY).1.store(false, Ordering::Relaxed);
-        world.refuse();
-        assert!(is_writable(&socket, SOON.into()));
-        assert_eq!(world.error(&socket), Errno::ECONNREFUSED as i32);
-        let socket = world.socket(libc::SOCK_STREAM);
-        SockRef::from(&socket).set_write_timeout(Some(Duration::from_millis(20))).unwrap();
-        assert_eq!(world.connect(&socket, PARTY).errno(), Some(Errno::EINPROGRESS));
-        assert!(!is_writable(&socket, PollTimeout::ZERO));
-        let _far = world.accept();
-        assert!(is_writable(&socket, SOON.into()));
-        assert_eq!(world.connect(&socket, PARTY).errno(), None);
-    }
-
-    #[test]
-    fn whom_a_signal_interrupts_leaves_a_socket_that_tells_the_truth() {
-        let world = world(false);
-        for accepts in [true, false] {
-            let socket = world.socket(libc::SOCK_STREAM);
-            let (told, outcome) = channel();
-            let ours = socket.try_clone().unwrap();
-            let call = Call::Connect { socket: ours, to: Given::Internet(PARTY.parse().unwrap()), thread: 0 };
-            let signal = Arc::new(AtomicBool::new(false));
-            world.engine.handle(call, Reply::to(Signalled(told, signal.clone())));
-            let id = world.opened();
-            assert_eq!(world.peer(&socket), Err(Errno::ENOTCONN));
-            signal.store(true, Ordering::Relaxed);
-            assert!(matches!(outcome.recv_timeout(Duration::from_secs(5)).unwrap(), Ok(Answer::Interrupted)));
-            assert!(!is_writable(&socket, PollTimeout::ZERO));
-            assert_eq!((world.error(&socket), world.peer(&socket)), (0, Err(Errno::ENOTCONN)));
-            if accepts {
-                let _far = world.accept_one(id).unwrap();
-                assert!(is_writable(&socket, SOON.into()));
-                assert_eq!(world.error(&socket), 0);
-            } else {
-                world.say(FromNode::Verdict { id, outcome: Err(Told::ETIMEDOUT) });
-                assert!(is_writable(&socket, SOON.into()));
-                assert_eq!(world.error(&socket), Errno::ETIMEDOUT as i32);
-            }
-        }
-    }
-
-    #[test]
-    fn whoever_waits_for_one_socket_is_told_the_same() {
-        let world = world(false);
-        let socket = world.socket(libc::SOCK_STREAM);
-        let first = world.connect(&socket, PARTY);
-        let id = world.opened();
-        let second = world.connect(&socket, PARTY);
-        let _far = world.accept_one(id).unwrap();
-        assert_eq!((first.errno(), second.errno()), (None, None));
-        assert!(!is_nonblocking(&socket).unwrap());
-    }
-
-    #[test]
-    fn a_party_that_accepts_what_was_given_up_meets_no_later_connection_of_the_socket() {
-        let world = world(false);
-        let socket = world.socket(libc::SOCK_STREAM | libc::SOCK_NONBLOCK);
-        SockRef::from(&socket).bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into()).unwrap();
-        for by_shutdown in [true, false] {
-            assert_eq!(world.connect(&socket, PARTY).errno(), Some(Errno::EINPROGRESS));
-            let given_up = world.opened();
-            if by_shutdown {
-                nix::sys::socket::shutdown(socket.as_raw_fd(), nix::sys::socket::Shutdown::Both).unwrap();
-            } else {
-                let undo =
-                    Call::Connect { socket: socket.try_clone().unwrap(), to: Given::Nothing, thread: 0 };
-                assert_eq!(world.call(undo).errno(), None);
-            }
-            assert_eq!(world.error(&socket), Errno::ECONNRESET as i32);
-            assert_eq!(world.connect(&socket, "127.192.0.8:81").errno(), Some(Errno::EINPROGRESS));
-            assert!(world.accept_one(given_up).is_none());
-            assert!(!is_writable(&socket, PollTimeout::ZERO));
-            let _far = world.accept();
-            assert_eq!(world.peer(&socket), Ok("127.192.0.8:81".parse().unwrap()));
-            raw::disconnect(socket.as_fd()).unwrap();
-        }
-    }
-
-    #[test]
-    fn a_socket_that_is_disconnected_forgets_where_it_led() {
-        let world = world(false);
-        let socket = world.socket(libc::SOCK_STREAM);
-        let waiting = world.connect(&socket, PARTY);
-        let undo = || Call::Connect { socket: socket.try_clone().unwrap(), to: Given::Nothing, thread: 0 };
-        assert_eq!(world.call(undo()).errno(), None);
-        assert_eq!(waiting.errno(), Some(Errno::ECONNABORTED));
-        let _given_up = world.opened();
-        let returned = world.connect(&socket, "127.192.0.8:81");
-        let _far = world.accept();
-        assert_eq!(returned.errno(), None);
-        assert_eq!(world.peer(&socket), Ok("127.192.0.8:81".parse().unwrap()));
-        assert_eq!(world.call(undo()).errno(), None);
-        assert_eq!(world.peer(&socket), Err(Errno::ENOTCONN));
-    }
-
-    #[test]
-    fn beside_others_a_run_reaches_its_own_servers_and_theirs_if_it_may() {
-        let theirs = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-        let their_place = theirs.local_addr().unwrap().to_string();
-        for may in [false, true] {
-            let world = world(may);
-            let refused = world.connect(&world.socket(libc::SOCK_STREAM), &their_place).errno();
-            assert_eq!(refused, (!may).then_some(Errno::ECONNREFUSED));
-            let own = world.socket(libc::SOCK_STREAM);
-            SockRef::from(&own).bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into()).unwrap();
-            let place = local_address(&own).unwrap().to_string();
-            assert_eq!(world.call(Call::Listen { socket: own, backlog: 5 }).errno(), None);
-            let own = world.socket(libc::SOCK_STREAM);
-            // The listener has been closed with its last descriptor.
-            assert_eq!(world.connect(&own, &place).errno(), Some(Errno::ECONNREFUSED));
-        }
-        let world = world(false);
-        let own = world.socket(libc::SOCK_STREAM);
-        SockRef::from(&own).bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into()).unwrap();
-        let place = local_address(&own).unwrap().to_string();
-        let listening = Call::Listen { socket: own.try_clone().unwrap(), backlog: 5 };
-        assert_eq!(world.call(listening).errno(), None);
-        assert_eq!(world.connect(&world.socket(libc::SOCK_STREAM), &place).errno(), None);
-        for nowhere in ["93.184.216.34:80", "10.0.0.1:80"] {
-            let refused = world.connect(&world.socket(libc::SOCK_STREAM), nowhere).errno();
-            assert_eq!(refused, Some(Errno::ENETUNREACH));
-        }
-    }
 }

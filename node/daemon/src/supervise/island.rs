@@ -28,6 +28,7 @@ use nix::{
 
 use super::{
     errno,
+    families::Families,
     flows::Captured,
     helper::{OWN_ALIAS, Request, help},
     lock,
@@ -64,10 +65,10 @@ struct Helper {
 /// Sockets of ours in there.
 #[derive(Debug)]
 pub(super) struct Ports {
-    pub(super) meeting: (TcpListener, Option<TcpListener>),
-    pub(super) quiet: (Parts, Option<Parts>),
+    pub(super) meeting: Families<TcpListener>,
+    pub(super) quiet: Families<Parts>,
     /// Name servers, over TCP.
-    pub(super) names: (TcpListener, Option<TcpListener>),
+    pub(super) names: Families<TcpListener>,
     /// Name servers, over UDP.
     pub(super) datagrams: Vec<OwnedFd>,
     /// What sees all packets.
@@ -161,17 +162,17 @@ fn ports(helper: &UnixStream, own: Ipv6Addr) -> io::Result<Ports> {
     };
     let (meeting, names, datagrams, packets, quiet) = of_one_family()?;
     let mut ports = Ports {
-        meeting: (meeting, None),
-        quiet: (quiet, None),
-        names: (names, None),
+        meeting: Families { v4: meeting, v6: None },
+        quiet: Families { v4: quiet, v6: None },
+        names: Families { v4: names, v6: None },
         datagrams: vec![datagrams],
         captured: vec![Captured { packets, own: OWN_ALIAS.into() }],
     };
     match of_one_family() {
         Ok((meeting, names, datagrams, packets, quiet)) => {
-            ports.meeting.1 = Some(meeting);
-            ports.quiet.1 = Some(quiet);
-            ports.names.1 = Some(names);
+            ports.meeting.v6 = Some(meeting);
+            ports.quiet.v6 = Some(quiet);
+            ports.names.v6 = Some(names);
             ports.datagrams.push(datagrams);
             ports.captured.push(Captured { packets, own: own.into() });
         }

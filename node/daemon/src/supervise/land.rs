@@ -3,7 +3,7 @@
 
 use std::{
     io,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener},
     os::fd::{AsFd, OwnedFd},
 };
 
@@ -12,12 +12,12 @@ use phantom_policy::socket::Kind;
 
 use super::{
     errno,
+    families::Families,
     flows::Captured,
     inspection::{Home, Inspector},
     island::{Begun, Island},
     listeners,
     meeting::{Meeting, of_family},
-    peers::Ends,
     quiet::{self, Parts, Quiet},
     raw,
 };
@@ -30,8 +30,8 @@ pub struct Land {
     home: Home,
     meeting: Meeting,
     quiet: Quiet,
-    /// Who answers for names over TCP, over IPv4 and IPv6.
-    names: [Option<SocketAddr>; 2],
+    /// Who answers for names over TCP.
+    names: Families<SocketAddr>,
     /// Who does over UDP, by the kernel's numbers of the sockets.
     name_servers: Vec<u64>,
     /// Where datagrams to parties can be had.
@@ -72,34 +72,32 @@ impl Land {
                 Err(error) if has_no_ipv6(&error) => None,
                 bound => Some(bound?),
             };
-            Ok((v4, v6))
+            Ok(Families { v4, v6 })
         };
         let quiet = |ip: IpAddr| -> io::Result<_> {
             Ok(Parts { listener: quiet::listener((ip, 0).into())?, packets: None })
         };
         let meeting = pair()?;
-        let v6 = meeting.1.is_some().then(|| quiet(Ipv6Addr::LOCALHOST.into())).transpose()?;
-        let quiet = (quiet(Ipv4Addr::LOCALHOST.into())?, v6);
+        let v6 = meeting.v6.is_some().then(|| quiet(Ipv6Addr::LOCALHOST.into())).transpose()?;
+        let quiet = Families { v4: quiet(Ipv4Addr::LOCALHOST.into())?, v6 };
         Land::new(LandKind::Loopback, meeting, quiet, pair()?, Vec::new())
     }
 
     fn new(
         kind: LandKind,
-        meeting: (TcpListener, Option<TcpListener>),
-        quiet: (Parts, Option<Parts>),
-        names: (TcpListener, Option<TcpListener>),
+        meeting: Families<TcpListener>,
+        quiet: Families<Parts>,
+        names: Families<TcpListener>,
         udp: Vec<OwnedFd>,
     ) -> io::Result<(Land, NameServers)> {
         let home = match &kind {
-            LandKind::Island(..) => Home::of(&meeting.0)?,
+            LandKind::Island(..) => Home::of(&meeting.v4)?,
             LandKind::Loopback => Home::Loopback,
         };
-        let meeting = Meeting::at(meeting.0, meeting.1)?;
-        let quiet = Quiet::new(quiet.0, quiet.1, |family| kind.socket(family, Kind::Stream))?;
-        let (v4, v6) = names;
-        let v6_address = v6.as_ref().map(TcpListener::local_addr).transpose()?;
-        let names = [Some(v4.local_addr()?), v6_address];
-        let tcp = [Some(v4), v6].into_iter().flatten().collect();
+        let meeting = Meeting::at(meeting)?;
+        let quiet = Quiet::new(quiet, |family| kind.socket(family, Kind::Stream))?;
+        let v6 = names.v6.as_ref().map(TcpListener::local_addr).transpose()?;
+        let (names, tcp) = (Families { v4: names.v4.local_addr()?, v6 }, names.into_vec());
         let name_servers = udp.iter().map(|socket| Ok(fstat(socket)?.st_ino));
         let name_servers = name_servers.collect::<Result<_, Errno>>()?;
         Ok((
@@ -161,44 +159,19 @@ impl Land {
         }
     }
 
-    /// Connects a program's socket to us. Returns the connection from its far end.
-    pub(super) fn far_end(
-        &self,
-        program: &OwnedFd,
-        family: i32,
-        to: SocketAddr,
-    ) -> Result<(TcpStream, Ends), Errno> {
-        self.meeting.far_end(program, family, to)
+    /// Where programs' sockets lead that are to reach services of this machine.
+    pub(super) fn meeting(&self) -> &Meeting {
+        &self.meeting
     }
 
-    /// Sends a program's socket on its way ([`Quiet::set_out`]).
-    pub(super) fn set_out(
-        &self,
-        program: &OwnedFd,
-        family: i32,
-        to: SocketAddr,
-    ) -> Result<(bool, Result<(), Errno>), Errno> {
-        self.quiet.set_out(program, family, to)
-    }
-
-    /// The two ends of a connection of which the program's socket, of this family, is on its way to `to`.
-    pub(super) fn ends(&self, program: &OwnedFd, family: i32, to: SocketAddr) -> Result<Ends, Errno> {
-        self.quiet.ends(program, family, to)
+    /// Where programs' sockets wait for their parties.
+    pub(super) fn quiet(&self) -> &Quiet {
+        &self.quiet
     }
 
     /// The other end of a program's socket, which was on its way until now.
     pub(super) fn join(&self, program: &OwnedFd, own: SocketAddr) -> Result<OwnedFd, Errno> {
         self.quiet.join(program, own, |family| self.socket(family, Kind::Stream))
-    }
-
-    /// Somebody hears that a program's socket stands.
-    pub(super) fn finish(&self, program: &OwnedFd) {
-        self.quiet.finish(program);
-    }
-
-    /// Answers a program's socket that is on its way as a closed port does, if we can. Returns whether it is on its way no more.
-    pub(super) fn refuse(&self, program: &OwnedFd, own: SocketAddr) -> bool {
-        self.quiet.refuse(program, own)
     }
 
     /// Whether somebody of ours listens there, whom no program is to meet.
@@ -208,13 +181,13 @@ impl Land {
 
     /// Whether somebody of ours listens there, whom nobody but the program is to meet.
     pub(super) fn is_not_for_visitors(&self, place: SocketAddr) -> bool {
-        self.is_ours(place) || self.names.contains(&Some(place))
+        self.is_ours(place) || self.names.iter().any(|own| *own == place)
     }
 
     /// Who answers for names, for sockets of this family.
-    pub(super) fn names(&self, family: i32) -> Option<SocketAddr> {
-        let [v4, v6] = self.names;
-        if family == libc::AF_INET { v4 } else { v6.or(v4.map(|v4| of_family(v4, family))) }
+    pub(super) fn names(&self, family: i32) -> SocketAddr {
+        let Families { v4, v6 } = self.names;
+        v6.filter(|_| family == libc::AF_INET6).unwrap_or(of_family(v4, family))
     }
 
     /// Who listens at a place where programs of the run connect to.
@@ -266,6 +239,7 @@ mod tests {
         super::meeting::{canonical, local_address},
         *,
     };
+    use std::net::TcpStream;
 
     #[test]
     fn whom_we_accept_is_whom_we_have_connected() {
@@ -274,7 +248,7 @@ mod tests {
         let _stranger = TcpStream::connect(land.meeting.place()).unwrap();
         for (family, to) in [(libc::AF_INET, "127.192.0.1:80"), (libc::AF_INET6, "[::ffff:127.192.0.1]:80")] {
             let program = land.socket(family, Kind::Stream).unwrap();
-            let (far, _) = land.far_end(&program, family, to.parse().unwrap()).unwrap();
+            let (far, _) = land.meeting.far_end(&program, family, to.parse().unwrap()).unwrap();
             assert_eq!(canonical(far.peer_addr().unwrap()), local_address(&program).unwrap());
         }
     }

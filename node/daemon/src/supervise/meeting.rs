@@ -15,18 +15,14 @@ use nix::{
 };
 use phantom_policy::socket;
 
-use super::{errno, lock, peers::Ends};
+use super::{errno, families::Families, lock, peers::Ends};
 
 /// A connection on this machine stands at once.
 const AT_ONCE: Duration = Duration::from_secs(5);
 
 /// Listeners of our own.
 #[derive(Debug)]
-pub(super) struct Meeting {
-    v4: Place,
-    /// Where there is IPv6.
-    v6: Option<Place>,
-}
+pub(super) struct Meeting(Families<Place>);
 
 #[derive(Debug)]
 struct Place {
@@ -35,18 +31,18 @@ struct Place {
 }
 
 impl Meeting {
-    pub(super) fn at(v4: TcpListener, v6: Option<TcpListener>) -> io::Result<Meeting> {
-        Ok(Meeting { v4: Place::at(v4)?, v6: v6.map(Place::at).transpose()? })
+    pub(super) fn at(listeners: Families<TcpListener>) -> io::Result<Meeting> {
+        listeners.map(Place::at).map(Meeting)
     }
 
     #[cfg(test)]
     pub(super) fn place(&self) -> SocketAddr {
-        self.v4.address
+        self.0.v4.address
     }
 
     /// Whether this is one of our listeners.
     pub(super) fn is_at(&self, place: SocketAddr) -> bool {
-        [Some(&self.v4), self.v6.as_ref()].into_iter().flatten().any(|own| own.address == place)
+        self.0.iter().any(|own| own.address == place)
     }
 
     /// Connects a program's socket that is to lead to `to`. Returns the connection from its other end.
@@ -56,10 +52,7 @@ impl Meeting {
         family: i32,
         to: SocketAddr,
     ) -> Result<(TcpStream, Ends), Errno> {
-        let place = match &self.v6 {
-            Some(v6) if family == socket::INET6 && to.ip().to_canonical().is_ipv6() => v6,
-            _ => &self.v4,
-        };
+        let place = self.0.led_to(family, to);
         // One at a time: whom we accept is whom we have connected.
         let listener = lock(&place.listener);
         match connect(program.as_raw_fd(), &SockaddrStorage::from(of_family(place.address, family))) {

@@ -28,7 +28,9 @@ use phantom_policy::{mark::Instruction, socket};
 use socket2::{Domain, SockRef, Socket, Type};
 
 use super::{
-    errno, lock,
+    errno,
+    families::Families,
+    lock,
     meeting::{local_address, of_family, wait_for, wait_until},
     peers::Ends,
     raw,
@@ -44,9 +46,7 @@ const UNREAD: u32 = 64;
 /// The places, one for each family.
 #[derive(Debug)]
 pub(super) struct Quiet {
-    v4: Place,
-    /// Where there is IPv6.
-    v6: Option<Place>,
+    places: Families<Place>,
     /// Whose turn it is to begin: for that moment a socket does not wait.
     turn: Mutex<()>,
 }
@@ -82,17 +82,15 @@ pub(super) fn listener(address: SocketAddr) -> io::Result<TcpListener> {
 impl Quiet {
     /// Of these parts, and sockets of each family.
     pub(super) fn new(
-        v4: Parts,
-        v6: Option<Parts>,
+        parts: Families<Parts>,
         socket: impl Fn(i32) -> Result<OwnedFd, Errno>,
     ) -> io::Result<Quiet> {
-        let v6 = v6.map(|v6| Place::new(v6, socket(socket::INET6)?)).transpose()?;
-        Ok(Quiet { v4: Place::new(v4, socket(socket::INET)?)?, v6, turn: Mutex::default() })
+        Ok(Quiet { places: parts.map(|parts| Place::new(parts, &socket))?, turn: Mutex::default() })
     }
 
     /// Whether this is one of the places.
     pub(super) fn is_at(&self, place: SocketAddr) -> bool {
-        [Some(&self.v4), self.v6.as_ref()].into_iter().flatten().any(|own| own.address == place)
+        self.places.iter().any(|own| own.address == place)
     }
 
     /// Sends a program's socket of this family on its way to `to`. Returns whether the socket waits, and what the kernel says:
@@ -103,7 +101,7 @@ impl Quiet {
         family: i32,
         to: SocketAddr,
     ) -> Result<(bool, Result<(), Errno>), Errno> {
-        let place = self.place(family, to);
+        let place = self.places.led_to(family, to);
         let _turn = lock(&self.turn);
         let flags = OFlag::from_bits_retain(fcntl(program, FcntlArg::F_GETFL)?);
         let waits = !flags.contains(OFlag::O_NONBLOCK);
@@ -120,16 +118,9 @@ impl Quiet {
         Ok((waits, said))
     }
 
-    fn place(&self, family: i32, to: SocketAddr) -> &Place {
-        match &self.v6 {
-            Some(v6) if family == socket::INET6 && to.ip().to_canonical().is_ipv6() => v6,
-            _ => &self.v4,
-        }
-    }
-
     /// The two ends of a connection that is on its way.
     pub(super) fn ends(&self, program: &OwnedFd, family: i32, to: SocketAddr) -> Result<Ends, Errno> {
-        Ok((local_address(program)?, self.place(family, to).address))
+        Ok((local_address(program)?, self.places.led_to(family, to).address))
     }
 
     /// Connects a program's socket that is on its way with a socket of ours, which is returned.
@@ -142,7 +133,7 @@ impl Quiet {
         if !raw::is_on_its_way(program.as_fd())? {
             return Err(Errno::ECONNABORTED);
         }
-        let place = self.of(own).ok_or(Errno::EAFNOSUPPORT)?;
+        let place = self.places.of(own).ok_or(Errno::EAFNOSUPPORT)?;
         let ours = ours(if own.is_ipv4() { socket::INET } else { socket::INET6 })?;
         let known = SockRef::from(&ours);
         let bound = known.set_reuse_port(true).and_then(|()| known.bind(&place.address.into()));
@@ -169,7 +160,7 @@ impl Quiet {
         if raw::has_stood(program.as_fd()) == Ok(true)
             && let Ok(family) = SockRef::from(program).domain()
         {
-            let place = of_family(self.v4.address, family.into());
+            let place = of_family(self.places.v4.address, family.into());
             let _stands = connect(program.as_raw_fd(), &SockaddrStorage::from(place));
         }
     }
@@ -179,21 +170,18 @@ impl Quiet {
         if raw::is_on_its_way(program.as_fd()) != Ok(true) {
             return true;
         }
-        let is_reset = self.of(own).is_some_and(|place| {
+        let is_reset = self.places.of(own).is_some_and(|place| {
             place.resets.as_ref().is_some_and(|resets| resets.answer(place.address, own).is_some())
         });
         is_reset && raw::is_on_its_way(program.as_fd()) == Ok(false)
     }
-
-    fn of(&self, own: SocketAddr) -> Option<&Place> {
-        if own.is_ipv4() { Some(&self.v4) } else { self.v6.as_ref() }
-    }
 }
 
 impl Place {
-    fn new(parts: Parts, only_one: OwnedFd) -> io::Result<Place> {
+    fn new(parts: Parts, socket: impl Fn(i32) -> Result<OwnedFd, Errno>) -> io::Result<Place> {
         let Parts { listener, packets } = parts;
         let address = listener.local_addr()?;
+        let only_one = socket(if address.is_ipv4() { socket::INET } else { socket::INET6 })?;
         connect(only_one.as_raw_fd(), &SockaddrStorage::from(address))?;
         wait_for(&listener, PollFlags::POLLIN)?;
         let resets =
