@@ -109,7 +109,7 @@ def together(facts, without=()):
     chosen = [server for server in SERVERS if server not in without]
     servers = [f"{filled_in(SERVERS[server], facts)} &" for server in chosen]
     ports = " ".join(str(facts[server]) for server in chosen)
-    listening = f"for port in {ports}; do until (exec 3<> /dev/tcp/127.0.0.1/$port) 2> /dev/null; do sleep 0.05; done; done"
+    listening = f"for port in {ports}; do until (exec 3<> /dev/tcp/127.0.0.1/$port) 2> /dev/null; do sleep 0.05; done; echo $port listens; done"
     return "bash", "-c", "\n".join(["trap 'trap - TERM; kill 0' TERM", *servers, listening, "echo all listen", "wait"])
 
 

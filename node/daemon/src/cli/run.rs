@@ -25,13 +25,13 @@ use explanation::{Explanation, Tier, Wish};
 use nix::{
     errno::Errno,
     sys::{prctl::set_child_subreaper, signal::Signal},
-    unistd::Pid,
 };
 use phantom_policy::connect::Rules;
 use phantom_resolver::{Answers, Data, Elsewhere, Lookup, NoAnswer, Wanted};
 use tokio::{
     net::TcpListener,
     runtime::Handle,
+    sync::oneshot,
     task::{block_in_place, spawn_blocking},
     time::timeout,
 };
@@ -137,28 +137,36 @@ pub(super) async fn seal(
     let commands = [args.whom.places(None), args.whom.places(args.whom.state.as_deref())].concat();
     let (own, conversation) = begin(args).await?;
     let island = settled(island);
+    let helper = island.as_ref().map(Begun::helper);
     let mut command = Command::new(name);
     command.args(arguments).env(INSIDE, "1");
     // Processes that the program leaves behind stay ours: otherwise we could not look at what they ask for.
     set_child_subreaper(true)?;
     let asked = Asked::listen()?;
-    let (mut child, calls) = match start_by(library.as_ref(), command, island.is_some(), descriptors) {
+    let (child, calls) = match start_by(library.as_ref(), command, island.is_some(), descriptors) {
         Ok(started) => started,
         Err(error) => return told_of(name, error),
     };
-    // What it asks for waits.
-    let prepared = land(island, own).inspect_err(|_| {
-        let _has_ended = child.kill();
-    });
-    let (land, name_servers) = prepared?;
-    let inspector = land.inspector();
-    let helper = land.helper().and_then(|helper| i32::try_from(helper).ok()).map(Pid::from_raw);
-    let rules = Rules { allow_local: args.allow_local };
-    let (runtime, land) = (Handle::current(), Arc::new(land));
-    let names = Names { node: conversation.clone(), account: account.clone(), circles: circles.clone() };
-    let run = Run { land, conversation, rules, open, circles, account: account.clone(), commands, runtime };
-    let _until_this_process_ends = spawn_blocking(move || calls.answer(run, name_servers, names));
-    let followed = explanation.map(|explanation| explanation.follow(account, inspector, news)).transpose()?;
+    let (prepared, inspector) = oneshot::channel();
+    let (rules, runtime, seen) =
+        (Rules { allow_local: args.allow_local }, Handle::current(), account.clone());
+    let prepare = move || -> anyhow::Result<Prepared> {
+        let (land, name_servers) = land(island, own)?;
+        let _only_who_explains_asks = prepared.send(land.inspector());
+        let names = Names { node: conversation.clone(), account: seen.clone(), circles: circles.clone() };
+        let land = Arc::new(land);
+        let run = Run { land, conversation, rules, open, circles, account: seen, commands, runtime };
+        Ok(Prepared { run, name_servers, names })
+    };
+    // What the program asks for waits until then.
+    let _until_this_process_ends = spawn_blocking(move || calls.answer(prepare));
+    let followed = match explanation {
+        Some(explanation) => {
+            let inspector = inspector.await.context("Nothing can be told of the program's sockets")?;
+            Some(explanation.follow(account, inspector, news)?)
+        }
+        None => None,
+    };
     let ours = followed.is_some().then_some(Signal::SIGUSR1);
     let ended = ending::wait_for(child, Some(Others { helper }), asked, ours).await?;
     if let Some(followed) = followed {
@@ -224,19 +232,30 @@ fn start_by(
     }
 }
 
+/// What a program's calls are answered with.
+struct Prepared {
+    run: Run,
+    name_servers: NameServers,
+    names: Names,
+}
+
 impl Calls {
     /// Blocks as long as there is a run.
-    fn answer(self, run: Run, name_servers: NameServers, names: Names) {
-        let answered = match self {
+    fn answer(self, prepare: impl FnOnce() -> anyhow::Result<Prepared>) {
+        let answered = prepare().and_then(|prepared| self.answer_with(prepared).map_err(anyhow::Error::from));
+        if let Err(error) = answered {
+            eprintln!("phantom: the program is cut off, for its calls cannot be answered: {error:#}");
+        }
+    }
+
+    fn answer_with(self, Prepared { run, name_servers, names }: Prepared) -> io::Result<()> {
+        match self {
             Calls::BySeal(calls) => {
                 supervise(calls, || serve_names(name_servers, names).map(|_| run)).map(|never| match never {})
             }
             Calls::ByLibrary(entrance) => {
                 serve_names(name_servers, names).and_then(|names| serve(&entrance, run, names))
             }
-        };
-        if let Err(error) = answered {
-            eprintln!("phantom: the program is cut off, for its calls cannot be answered any more: {error}");
         }
     }
 }

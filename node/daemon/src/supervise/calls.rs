@@ -28,7 +28,7 @@ const THREADS: usize = 3;
 /// Answers all calls from the first one on, until no process of the run is left. Blocks.
 pub(super) fn answer_all(listener: Listener, first: Told, engine: &Arc<Engine>) -> io::Result<()> {
     let calls = Calls { listener: Arc::new(listener), turn: Mutex::default() };
-    calls.handle(first, engine);
+    calls.handle(first, &mut None, engine);
     thread::scope(|scope| {
         let others: Vec<_> = (1..THREADS).map(|_| scope.spawn(|| answer(&calls, engine))).collect();
         let own = answer(&calls, engine);
@@ -37,6 +37,7 @@ pub(super) fn answer_all(listener: Listener, first: Told, engine: &Arc<Engine>) 
 }
 
 fn answer(calls: &Calls, engine: &Arc<Engine>) -> io::Result<()> {
+    let mut latest = None;
     loop {
         let mut turn = lock(&calls.turn);
         let told = loop {
@@ -44,10 +45,10 @@ fn answer(calls: &Calls, engine: &Arc<Engine>) -> io::Result<()> {
             if turn.is_anothers(told.thread) {
                 break told;
             }
-            calls.handle(told, engine);
+            calls.handle(told, &mut latest, engine);
         };
         drop(turn);
-        calls.handle(told, engine);
+        calls.handle(told, &mut latest, engine);
     }
 }
 
@@ -77,6 +78,9 @@ struct Calls {
     turn: Mutex<Turn>,
 }
 
+/// Who made the latest call, and by which its process is known.
+type Latest = Option<(i32, Process)>;
+
 /// Where a program has reserved room for an answer: the place, and where its length stands.
 #[derive(Clone, Copy)]
 enum Reserved {
@@ -86,8 +90,8 @@ enum Reserved {
 }
 
 impl Calls {
-    fn handle(&self, told: Told, engine: &Arc<Engine>) {
-        let (call, reserved) = match self.understand(&told) {
+    fn handle(&self, told: Told, latest: &mut Latest, engine: &Arc<Engine>) {
+        let (call, reserved) = match self.understand(&told, latest) {
             Ok(understood) => understood,
             Err(errno) => {
                 let errno = if errno == Errno::EPERM { engine.refuse_hidden(told.thread) } else { errno };
@@ -98,13 +102,13 @@ impl Calls {
         engine.handle(call, Reply::to(Waiting { listener, told, reserved, is_signalled }));
     }
 
-    fn understand(&self, told: &Told) -> Result<(Call, Reserved), Errno> {
+    fn understand(&self, told: &Told, latest: &mut Latest) -> Result<(Call, Reserved), Errno> {
         let [first, second, third, fourth, fifth, _] = told.arguments;
         if told.number == libc::SYS_socket {
             let [family, kind, protocol] = [first, second, third].map(|argument| argument as i32);
             return Ok((Call::Socket { family, kind, protocol }, Reserved::Nothing));
         }
-        let socket = self.descriptor(told, first as i32)?;
+        let socket = self.descriptor(told, first as i32, latest)?;
         let call = match told.number {
             libc::SYS_connect => {
                 let to = Memory::of(told.thread).address(second, third).map_err(|error| errno(&error))?;
@@ -119,13 +123,26 @@ impl Calls {
     }
 
     /// What a call's descriptor stands for.
-    fn descriptor(&self, told: &Told, theirs: i32) -> Result<OwnedFd, Errno> {
-        let process = Process::of(told.thread).map_err(|error| errno(&error))?;
+    fn descriptor(&self, told: &Told, theirs: i32, latest: &mut Latest) -> Result<OwnedFd, Errno> {
+        if let Some((thread, process)) = latest
+            && *thread == told.thread
+        {
+            match process.descriptor(theirs).map_err(|error| errno(&error)) {
+                // It was another thread of this number.
+                Err(Errno::ESRCH) => {}
+                found => return found,
+            }
+        }
+        let known = Process::by_thread(told.thread);
+        let is_lasting = known.is_ok();
+        let process = known.or_else(|_| Process::of(told.thread)).map_err(|error| errno(&error))?;
         // The number of a thread that has ended may be another one's by now.
         if !self.listener.still_waits(told) {
             return Err(Errno::EINTR);
         }
-        process.descriptor(theirs).map_err(|error| errno(&error))
+        let found = process.descriptor(theirs).map_err(|error| errno(&error));
+        *latest = is_lasting.then_some((told.thread, process));
+        found
     }
 }
 
@@ -142,8 +159,9 @@ struct Waiting {
 const RESTART: i32 = 512;
 
 impl Caller for Waiting {
+    /// If nothing but its thread's end takes it away, it makes no difference.
     fn waits(&self) -> bool {
-        self.listener.still_waits(&self.told)
+        self.listener.is_killable() || self.listener.still_waits(&self.told)
     }
 
     fn is_ours_to_interrupt(&self) -> bool {

@@ -94,6 +94,11 @@ impl Begun {
         }
     }
 
+    /// The process that lives there.
+    pub fn helper(&self) -> Pid {
+        self.process.0
+    }
+
     /// Waits until the namespace is there.
     pub fn settled(self) -> io::Result<Begun> {
         answer(&self.conversation)?;
@@ -143,7 +148,14 @@ impl Helper {
 /// An error number, 0 for none, and the sockets.
 fn answer(helper: &UnixStream) -> io::Result<VecDeque<OwnedFd>> {
     let (mut error, mut sockets) = ([0], VecDeque::new());
-    match (receive(helper, &mut error, &mut sockets)?, error) {
+    // The program may end meanwhile, which is told by a signal.
+    let received = loop {
+        match receive(helper, &mut error, &mut sockets) {
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            received => break received?,
+        }
+    };
+    match (received, error) {
         (0, _) => Err(ErrorKind::UnexpectedEof.into()),
         (_, [0]) => Ok(sockets),
         (_, [error]) => Err(io::Error::from_raw_os_error(error.into())),

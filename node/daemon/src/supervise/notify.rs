@@ -177,13 +177,19 @@ const PIDFD_THREAD: c_int = libc::O_EXCL;
 impl Process {
     /// The process of this thread.
     pub(super) fn of(thread: i32) -> io::Result<Process> {
-        // SAFETY: numbers only.
-        let open =
-            |thread: i32, flags: c_int| check(unsafe { libc::syscall(libc::SYS_pidfd_open, thread, flags) });
+        Process::by_thread(thread).or_else(|_| Process::open(first_thread(thread), 0))
+    }
+
+    /// The process of this thread, by this thread: when the thread has ended, it leads nowhere, even if another one has the same
+    /// number by then.
+    pub(super) fn by_thread(thread: i32) -> io::Result<Process> {
         // Without the flag a thread has to be the first one of its process. A kernel before 6.9 does not know the flag.
-        let opened = open(thread, 0)
-            .or_else(|_| open(thread, PIDFD_THREAD))
-            .or_else(|_| open(first_thread(thread), 0))?;
+        Process::open(thread, 0).or_else(|_| Process::open(thread, PIDFD_THREAD))
+    }
+
+    fn open(thread: i32, flags: c_int) -> io::Result<Process> {
+        // SAFETY: numbers only.
+        let opened = check(unsafe { libc::syscall(libc::SYS_pidfd_open, thread, flags) })?;
         // SAFETY: the kernel has just made it for us.
         Ok(Process(unsafe { OwnedFd::from_raw_fd(opened as RawFd) }))
     }

@@ -1,9 +1,9 @@
 //! Where programs' sockets wait for their parties.
 //!
 //! A socket that is connected to a place where nobody ever answers is on its way, and its own kernel knows it so: however a
-//! program looks at it, connects it again, shuts it down or is interrupted, it sees just that. When the party has accepted, a
-//! socket of ours connects to it from that place; as both sides have begun, the connection stands (RFC 9293, 3.5). When the
-//! party refuses and nobody waits for it, the socket is answered as by a closed port, where we may write packets. Else it is
+//! program looks at it, connects it again, shuts it down or is interrupted, it sees just that. When the party has accepted, the
+//! node connects a socket of ours to it from that place; as both sides have begun, the connection stands (RFC 9293, 3.5). When
+//! the party refuses and nobody waits for it, the socket is answered as by a closed port, where we may write packets. Else it is
 //! disconnected ([`connections`](super::connections)).
 
 use std::{
@@ -15,7 +15,6 @@ use std::{
         Mutex,
         atomic::{AtomicU32, Ordering},
     },
-    time::Duration,
 };
 
 use nix::{
@@ -31,13 +30,11 @@ use super::{
     errno,
     families::Families,
     lock,
-    meeting::{local_address, of_family, wait_for, wait_until},
+    meeting::{local_address, of_family, wait_for},
     peers::Ends,
     raw,
 };
 
-/// Two sockets of this machine are connected at once. Others wait for us meanwhile.
-const AT_ONCE: Duration = Duration::from_millis(100);
 /// Beginnings of connections that are remembered, the latest ones.
 const REMEMBERED: usize = 8_192;
 /// So many packets may lie unread: the kernel keeps more than that before it drops any.
@@ -67,6 +64,8 @@ struct Place {
     _listener: TcpListener,
     /// Whom it has room for.
     _only_one: OwnedFd,
+    /// Ours, of the next connection.
+    end: Mutex<Option<OwnedFd>>,
     resets: Option<Resets>,
 }
 
@@ -123,44 +122,34 @@ impl Quiet {
         Ok((local_address(program)?, self.places.led_to(family, to).address))
     }
 
-    /// Connects a program's socket that is on its way with a socket of ours, which is returned.
-    pub(super) fn join(
+    /// The other end of the connection of a program's socket that is at `own`, as soon as it is connected to it.
+    pub(super) fn end(
         &self,
-        program: &OwnedFd,
         own: SocketAddr,
-        ours: impl FnOnce(i32) -> Result<OwnedFd, Errno>,
+        socket: impl Fn(i32) -> Result<OwnedFd, Errno>,
     ) -> Result<OwnedFd, Errno> {
-        if !raw::is_on_its_way(program.as_fd())? {
-            return Err(Errno::ECONNABORTED);
-        }
         let place = self.places.of(own).ok_or(Errno::EAFNOSUPPORT)?;
-        let ours = ours(if own.is_ipv4() { socket::INET } else { socket::INET6 })?;
-        let known = SockRef::from(&ours);
-        let bound = known.set_reuse_port(true).and_then(|()| known.bind(&place.address.into()));
-        bound.and_then(|()| known.set_nonblocking(true)).map_err(|error| errno(&error))?;
-        // It stands at once, unless the program keeps its socket from hearing of it. Who has come to be there instead is not
-        // whom the party is to meet.
-        match connect(ours.as_raw_fd(), &SockaddrStorage::from(own)) {
-            Ok(()) => {}
-            Err(Errno::EINPROGRESS) => wait_until(&ours, PollFlags::POLLOUT, AT_ONCE)?,
-            Err(errno) => return Err(errno),
+        let prepared = lock(&place.end).take();
+        prepared.map_or_else(|| place.prepare(&socket), Ok)
+    }
+
+    /// Makes such an end before it is needed.
+    pub(super) fn prepare(&self, own: SocketAddr, socket: impl Fn(i32) -> Result<OwnedFd, Errno>) {
+        if let Some(place) = self.places.of(own) {
+            let has_one = lock(&place.end).is_some();
+            if !has_one && let Ok(end) = place.prepare(&socket) {
+                *lock(&place.end) = Some(end);
+            }
         }
-        wait_until(program, PollFlags::POLLOUT, AT_ONCE)?;
-        if !raw::has_stood(ours.as_fd())? || !raw::has_stood(program.as_fd())? {
-            return Err(Errno::ECONNABORTED);
-        }
-        known.set_nonblocking(false).map_err(|error| errno(&error))?;
-        Ok(ours)
     }
 
     /// Makes the connect that the kernel owes: until somebody calls it again, a socket that stands is still connecting for its
     /// kernel. To be done before whoever waits is told.
-    pub(super) fn finish(&self, program: &OwnedFd) {
-        // Where to does not count any more, but for the family. What does not stand would set out once more, and wait.
-        if raw::has_stood(program.as_fd()) == Ok(true)
-            && let Ok(family) = SockRef::from(program).domain()
-        {
-            let place = of_family(self.places.v4.address, family.into());
+    pub(super) fn finish(&self, program: &OwnedFd, family: i32) {
+        // Where to does not count any more, but for the family. What stands no more (the party may have reset it at once) would
+        // set out again, and wait.
+        if raw::has_stood(program.as_fd()) == Ok(true) {
+            let place = of_family(self.places.v4.address, family);
             let _stands = connect(program.as_raw_fd(), &SockaddrStorage::from(place));
         }
     }
@@ -186,7 +175,15 @@ impl Place {
         wait_for(&listener, PollFlags::POLLIN)?;
         let resets =
             packets.map(|packets| Resets::new(packets, address.is_ipv4(), address.port())).transpose()?;
-        Ok(Place { address, _listener: listener, _only_one: only_one, resets })
+        Ok(Place { address, _listener: listener, _only_one: only_one, end: Mutex::default(), resets })
+    }
+
+    fn prepare(&self, socket: &impl Fn(i32) -> Result<OwnedFd, Errno>) -> Result<OwnedFd, Errno> {
+        let end = socket(if self.address.is_ipv4() { socket::INET } else { socket::INET6 })?;
+        let known = SockRef::from(&end);
+        let bound = known.set_reuse_port(true).and_then(|()| known.bind(&self.address.into()));
+        bound.map_err(|error| errno(&error))?;
+        Ok(end)
     }
 }
 

@@ -1,6 +1,11 @@
 //! A connect of TCP to a party, until there is a verdict.
 
-use std::{net::SocketAddr, os::fd::OwnedFd, sync::Arc, time::Duration};
+use std::{
+    net::SocketAddr,
+    os::fd::{AsFd, OwnedFd},
+    sync::Arc,
+    time::Duration,
+};
 
 use nix::errno::Errno;
 use phantom_policy::socket::Kind;
@@ -10,7 +15,6 @@ use super::{
         Deed,
         call::{Answer, Outcome, Reply},
         connections::disconnect,
-        conversation::Accepted,
     },
     Engine,
 };
@@ -31,6 +35,9 @@ impl Engine {
     ) {
         if let Some(errno) = self.connections.failure(program) {
             disconnect(program);
+            return reply.answer(Err(errno));
+        }
+        if let Err(errno) = self.connections.make_way(program) {
             return reply.answer(Err(errno));
         }
         let (waits, said) = match self.run.land.quiet().set_out(program, family, to) {
@@ -71,13 +78,20 @@ impl Engine {
         reply: Reply,
     ) {
         let (waiting, told) = if waits { (Some(reply), None) } else { (None, Some(reply)) };
-        let ends = self.run.land.quiet().ends(program, family, to);
-        let begun = match ends.and_then(|ends| self.peers.remember(program, ends, to).map(|()| ends)) {
-            Ok((own, _)) => self.connections.begin(program.clone(), own, waiting),
+        let prepared = self.run.land.quiet().ends(program, family, to).and_then(|ends| {
+            self.peers.remember(program, ends, to)?;
+            let (own, _) = ends;
+            Ok((own, self.run.land.end(own)?))
+        });
+        let begun = match prepared {
+            Ok((own, end)) => self
+                .connections
+                .begin(program.clone(), family, own, waiting)
+                .map(|attempt| (attempt, own, end)),
             Err(errno) => Err((errno, waiting)),
         };
-        let attempt = match begun {
-            Ok(attempt) => attempt,
+        let (attempt, own, end) = match begun {
+            Ok(begun) => begun,
             Err((errno, waiting)) => {
                 self.run.account.note(Deed::Connects(Kind::Stream, to), Err(errno));
                 disconnect(program);
@@ -86,18 +100,22 @@ impl Engine {
         };
         let (connections, land) = (self.connections.clone(), self.run.land.clone());
         let account = self.run.account.clone();
-        let at_verdict = Box::new(move |verdict: Result<Accepted, Errno>| {
-            account
-                .note(Deed::Connects(Kind::Stream, to), verdict.as_ref().map(drop).map_err(|errno| *errno));
+        let at_verdict = Box::new(move |verdict: Result<(), Errno>| {
+            account.note(Deed::Connects(Kind::Stream, to), verdict);
             match verdict {
-                Ok(accepted) => accepted.joined(connections.join(attempt, &land)),
+                Ok(()) => connections.join(attempt, &land),
                 Err(errno) => connections.refuse(attempt, errno, &land),
             }
         });
-        if let Err(errno) = self.run.conversation.open(circle, to, at_verdict) {
-            self.run.account.note(Deed::Connects(Kind::Stream, to), Err(errno));
-            self.connections.refuse(attempt, errno, &self.run.land);
+        match self.run.conversation.open(circle, to, own, end.as_fd(), at_verdict) {
+            Ok(opened) => self.connections.opened(attempt, opened),
+            Err(errno) => {
+                self.run.account.note(Deed::Connects(Kind::Stream, to), Err(errno));
+                self.connections.refuse(attempt, errno, &self.run.land);
+            }
         }
+        // The node has it. What it closes, it closes for good.
+        drop(end);
         match told {
             Some(reply) => reply.answer(Err(Errno::EINPROGRESS)),
             None => {
@@ -112,7 +130,9 @@ impl Engine {
         let patience = socket2::SockRef::from(program).write_timeout().ok().flatten();
         // The kernel itself is not so patient as some would be.
         let patience = patience.filter(|patience| *patience < LONGEST_PATIENCE);
-        if let (Some(patience), Some(attempt)) = (patience, self.connections.attempt(program)) {
+        if let Some(patience) = patience
+            && let Some(attempt) = self.connections.attempt(program)
+        {
             let connections = self.connections.clone();
             self.deadlines.after(patience, move || connections.run_out(attempt));
         }
