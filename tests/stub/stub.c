@@ -17,7 +17,7 @@
 #include <sys/un.h>
 #include <unistd.h>
 
-enum { OPEN = 1, NAME = 4, VERDICT = 16, NAMED = 17, LONGEST = 70000, ROOM = 1 << 16 };
+enum { OPEN = 1, NAME = 4, JOINED = 7, VERDICT = 16, NAMED = 17, LONGEST = 70000, ROOM = 1 << 16 };
 
 enum kind { SOCKS_LISTENER, NODE_LISTENER, SOCKS, NODE, CARRIED };
 
@@ -107,34 +107,33 @@ static void answer(struct end *end, const void *bytes, uint32_t length) {
     put(end->fd, whole, 4 + length);
 }
 
-/* `circle 8 | where | where the program's socket is`, of which only the last is of concern to a network of one party. With it
- * comes a socket that is to be connected to the program's. */
+/* Connections that were accepted, until the program's end of them comes. */
+static struct { unsigned char id[4]; int there; } accepted[4096];
+static int waiting;
+
+/* The circle, the address and the port are of no concern to a network of one party. */
 static void open_for(struct end *end, const unsigned char *frame) {
-    int there = to_target(), fd, one = 1, length;
-    const unsigned char *from = frame + 13 + (frame[13] == 4 ? 7 : 19);
-    struct sockaddr_in v4 = {.sin_family = AF_INET};
-    struct sockaddr_in6 v6 = {.sin6_family = AF_INET6};
-    need(end->some > 0, "a socket");
-    fd = end->fds[0];
-    memmove(end->fds, end->fds + 1, --end->some * sizeof fd);
-    if (from[0] == 4) {
-        memcpy(&v4.sin_addr, from + 1, 4);
-        memcpy(&v4.sin_port, from + 5, 2);
-        length = connect(fd, (void *)&v4, sizeof v4);
-    } else {
-        memcpy(&v6.sin6_addr, from + 1, 16);
-        memcpy(&v6.sin6_port, from + 17, 2);
-        length = connect(fd, (void *)&v6, sizeof v6);
-    }
+    need(waiting < 4096, "many connections");
+    memcpy(accepted[waiting].id, frame + 1, 4);
+    accepted[waiting++].there = to_target();
     unsigned char verdict[6] = {VERDICT};
     memcpy(verdict + 1, frame + 1, 4);
-    if (length) verdict[5] = ECONNABORTED;
     answer(end, verdict, sizeof verdict);
-    if (length) {
-        close(fd);
+}
+
+static void join(struct end *end, const unsigned char *frame) {
+    int which = 0, fd = -1, one = 1;
+    while (which < waiting && memcmp(accepted[which].id, frame + 1, 4)) which++;
+    need(which < waiting, "what was not opened");
+    int there = accepted[which].there;
+    accepted[which] = accepted[--waiting];
+    if (frame[5]) {
         close(there);
         return;
     }
+    need(end->some > 0, "a program's socket");
+    fd = end->fds[0];
+    memmove(end->fds, end->fds + 1, --end->some * sizeof fd);
     setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
     couple(watch(CARRIED, fd), there);
 }
@@ -143,6 +142,7 @@ static void one_frame(struct end *end, const unsigned char *frame, int length) {
     static const char hello[] = "{\"reply\":\"hello\",\"version\":%d,\"software\":\"stub\"}", run[] = "{\"reply\":\"run\",\"address\":\"fc00::1\",\"name\":null}";
     if (end->step == 2) {
         if (frame[0] == OPEN) open_for(end, frame);
+        if (frame[0] == JOINED) join(end, frame);
         if (frame[0] == NAME) {
             unsigned char named[] = {NAMED, 0, 0, 0, 0, 4, 0xfc, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 9, 127, 192, 0, 9};
             memcpy(named + 1, frame + 1, 4);

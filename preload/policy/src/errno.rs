@@ -21,8 +21,6 @@ impl Errno {
     pub const EAFNOSUPPORT: Errno = Errno(97);
     /// Network is unreachable.
     pub const ENETUNREACH: Errno = Errno(101);
-    /// Given up.
-    pub const ECONNABORTED: Errno = Errno(103);
     /// Connection reset by peer.
     pub const ECONNRESET: Errno = Errno(104);
     /// Connection timed out.

@@ -22,7 +22,7 @@ pub const LONGEST_NAME: usize = 1_024;
 /// What a run says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FromRun<'a> {
-    /// Carry a connection to a party. If it accepts, the descriptor, a socket, is to be connected to the program's, and carried.
+    /// Carry a connection to a party: if it accepts, the run says [`FromRun::Joined`].
     Open {
         /// Of the connection.
         id: u32,
@@ -30,13 +30,14 @@ pub enum FromRun<'a> {
         circle: u64,
         /// The party, by its AP address or its alias.
         to: SocketAddr,
-        /// Where the program's socket is.
-        from: SocketAddr,
     },
-    /// The program does not want a connection any more. There is a verdict all the same, and after it the node has no part of it.
-    Abandon {
+    /// The party has accepted, and the program's socket stands: the descriptor is its other end. Or it does not want it any
+    /// more.
+    Joined {
         /// Of the connection.
         id: u32,
+        /// Or why there is none.
+        outcome: Result<(), Errno>,
     },
     /// Carry these datagrams to a party: the descriptor is a UDP socket, connected to a program's own.
     Flow {
@@ -80,12 +81,11 @@ pub enum FromRun<'a> {
 /// What a node says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FromNode<'a> {
-    /// What came of a connection or a flow: the party has accepted it, and the program's socket of a connection is connected; or
-    /// why not.
+    /// What came of a connection or a flow: the party has accepted it, or why not.
     Verdict {
         /// Of the connection or the flow.
         id: u32,
-        /// If it is bad, the node has closed the descriptor.
+        /// If it is bad, the node has closed the descriptor of a flow.
         outcome: Result<(), Errno>,
     },
     /// The addresses of a name.
@@ -128,7 +128,7 @@ const DATAGRAM: u8 = 3;
 const NAME: u8 = 4;
 const ADDRESS: u8 = 5;
 const VISITED: u8 = 6;
-const ABANDON: u8 = 7;
+const JOINED: u8 = 7;
 const VERDICT: u8 = 16;
 const NAMED: u8 = 17;
 const ADDRESSED: u8 = 18;
@@ -149,19 +149,26 @@ pub fn length(prefix: [u8; PREFIX]) -> Option<usize> {
 impl<'a> FromRun<'a> {
     /// Whether a descriptor comes with it.
     pub fn has_descriptor(&self) -> bool {
-        matches!(self, FromRun::Open { .. } | FromRun::Flow { .. } | FromRun::Visited { outcome: Ok(()), .. })
+        matches!(
+            self,
+            FromRun::Flow { .. }
+                | FromRun::Joined { outcome: Ok(()), .. }
+                | FromRun::Visited { outcome: Ok(()), .. }
+        )
     }
 
     /// Writes it, with its prefix. Returns what was written; nothing if there is no room for it.
     pub fn encode<'b>(&self, buffer: &'b mut [u8]) -> Option<&'b [u8]> {
         write(buffer, |to| match *self {
-            FromRun::Open { id, circle, to: place, from } => {
+            FromRun::Open { id, circle, to: place } => {
                 to.head(OPEN, id)?;
                 to.bytes(&circle.to_be_bytes())?;
-                to.place(place)?;
-                to.place(from)
+                to.place(place)
             }
-            FromRun::Abandon { id } => to.head(ABANDON, id),
+            FromRun::Joined { id, outcome } => {
+                to.head(JOINED, id)?;
+                to.outcome(outcome)
+            }
             FromRun::Flow { id, circle, to: place } => {
                 to.head(FLOW, id)?;
                 to.bytes(&circle.to_be_bytes())?;
@@ -191,8 +198,8 @@ impl<'a> FromRun<'a> {
         let mut from = Reader(frame);
         let (kind, id) = from.head()?;
         let said = match kind {
-            OPEN => FromRun::Open { id, circle: from.long()?, to: from.place()?, from: from.place()? },
-            ABANDON => FromRun::Abandon { id },
+            OPEN => FromRun::Open { id, circle: from.long()?, to: from.place()? },
+            JOINED => FromRun::Joined { id, outcome: from.outcome()? },
             FLOW => FromRun::Flow { id, circle: from.long()?, to: from.place()? },
             DATAGRAM => {
                 let bytes = from.rest();
@@ -422,12 +429,12 @@ mod tests {
     proptest! {
         #[test]
         fn what_a_run_says_is_read_as_it_was_written(
-            (id, circle) in any::<(u32, u64)>(), to in place(), from in place(), outcome in outcome(),
+            (id, circle) in any::<(u32, u64)>(), to in place(), outcome in outcome(),
             bytes in vec(any::<u8>(), 0..2_000), name in "[a-z0-9.]{0,80}",
         ) {
             for said in [
-                FromRun::Open { id, circle, to, from },
-                FromRun::Abandon { id },
+                FromRun::Open { id, circle, to },
+                FromRun::Joined { id, outcome },
                 FromRun::Flow { id, circle, to },
                 FromRun::Datagram { id, bytes: &bytes },
                 FromRun::Name { id, name: &name },

@@ -24,7 +24,11 @@ use ending::{Asked, Others};
 use explanation::{Explanation, Tier, Wish};
 use nix::{
     errno::Errno,
-    sys::{prctl::set_child_subreaper, signal::Signal},
+    sys::{
+        prctl::set_child_subreaper,
+        signal::{Signal, kill},
+    },
+    unistd::Pid,
 };
 use phantom_policy::connect::Rules;
 use phantom_resolver::{Answers, Data, Elsewhere, Lookup, NoAnswer, Wanted};
@@ -159,12 +163,14 @@ pub(super) async fn seal(
         Ok(Prepared { run, name_servers, names })
     };
     // What the program asks for waits until then.
-    let _until_this_process_ends = spawn_blocking(move || calls.answer(prepare));
+    let program = Pid::from_raw(i32::try_from(child.id())?);
+    let _until_this_process_ends = spawn_blocking(move || calls.answer(program, prepare));
     let followed = match explanation {
-        Some(explanation) => {
-            let inspector = inspector.await.context("Nothing can be told of the program's sockets")?;
-            Some(explanation.follow(account, inspector, news)?)
-        }
+        // Without an inspector the program has been ended.
+        Some(explanation) => match inspector.await {
+            Ok(inspector) => Some(explanation.follow(account, inspector, news)?),
+            Err(_) => None,
+        },
         None => None,
     };
     let ours = followed.is_some().then_some(Signal::SIGUSR1);
@@ -241,10 +247,19 @@ struct Prepared {
 
 impl Calls {
     /// Blocks as long as there is a run.
-    fn answer(self, prepare: impl FnOnce() -> anyhow::Result<Prepared>) {
-        let answered = prepare().and_then(|prepared| self.answer_with(prepared).map_err(anyhow::Error::from));
-        if let Err(error) = answered {
-            eprintln!("phantom: the program is cut off, for its calls cannot be answered: {error:#}");
+    fn answer(self, program: Pid, prepare: impl FnOnce() -> anyhow::Result<Prepared>) {
+        match prepare() {
+            Ok(prepared) => {
+                if let Err(error) = self.answer_with(prepared) {
+                    eprintln!(
+                        "phantom: the program is cut off, for its calls cannot be answered any more: {error}"
+                    );
+                }
+            }
+            Err(error) => {
+                eprintln!("phantom: the program is ended: {error:#}");
+                let _has_ended = kill(program, Signal::SIGKILL);
+            }
         }
     }
 
@@ -314,7 +329,7 @@ fn land(island: Option<Begun>, own: Ipv6Addr) -> anyhow::Result<(Land, NameServe
         Some(begun) => Land::island(begun, own),
         None => Land::loopback(),
     };
-    land.context("No sockets can be made for the program")
+    land.context("no sockets can be made for it")
 }
 
 /// With the exit codes of a shell.

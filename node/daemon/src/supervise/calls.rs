@@ -159,9 +159,8 @@ struct Waiting {
 const RESTART: i32 = 512;
 
 impl Caller for Waiting {
-    /// If nothing but its thread's end takes it away, it makes no difference.
     fn waits(&self) -> bool {
-        self.listener.is_killable() || self.listener.still_waits(&self.told)
+        self.listener.still_waits(&self.told)
     }
 
     fn is_ours_to_interrupt(&self) -> bool {

@@ -7,7 +7,7 @@ use std::{
     collections::{HashMap, VecDeque},
     net::SocketAddr,
     os::fd::{AsFd, OwnedFd},
-    sync::{Arc, Condvar, Mutex, PoisonError},
+    sync::{Arc, Mutex},
     thread,
     time::{Duration, Instant},
 };
@@ -19,12 +19,9 @@ use nix::{
 
 use super::{
     call::{Answer, Outcome, Reply},
-    conversation::Opened,
     errno,
     land::Land,
-    lock,
-    meeting::local_address,
-    raw,
+    lock, raw,
 };
 
 /// Connections under way, and errors that programs have not asked for; the oldest of those make room.
@@ -34,23 +31,13 @@ const MOST: usize = 4_096;
 const LOOK: Duration = Duration::from_millis(10);
 const PART: u32 = 20;
 
-/// A node comes to its verdict at once on what is abandoned.
-const AT_ONCE: Duration = Duration::from_millis(200);
-
 /// By the kernel's number of a socket, which no other one ever has.
 #[derive(Debug, Default)]
-pub(super) struct Connections {
-    known: Mutex<Known>,
-    /// There is a verdict on what was given up.
-    settled: Condvar,
-}
+pub(super) struct Connections(Mutex<Known>);
 
 #[derive(Debug, Default)]
 struct Known {
     under_way: HashMap<u64, UnderWay>,
-    /// Attempts that were given up before there was a verdict, and where their sockets were: whoever is there next might be met
-    /// by the wrong party.
-    given_up: HashMap<u64, SocketAddr>,
     last: u64,
     /// Those that nobody waited for.
     failed: HashMap<u64, Failed>,
@@ -67,8 +54,6 @@ struct UnderWay {
     /// Where it is.
     own: SocketAddr,
     attempt: u64,
-    /// At the node, as soon as it was asked.
-    opened: Option<Opened>,
     /// Calls that wait for the outcome.
     replies: Vec<Reply>,
 }
@@ -119,7 +104,7 @@ impl Connections {
             Ok(cookie) => cookie,
             Err(errno) => return Err((errno, reply)),
         };
-        let mut known = lock(&self.known);
+        let mut known = lock(&self.0);
         if known.under_way.len() >= MOST {
             return Err((Errno::EAGAIN, reply));
         }
@@ -127,50 +112,16 @@ impl Connections {
         known.last += 1;
         let number = known.last;
         let replies = reply.into_iter().collect();
-        let under_way = UnderWay { program, family, own, attempt: number, opened: None, replies };
-        let before = known.under_way.insert(cookie, under_way).map(|before| known.give_up(before));
+        let under_way = UnderWay { program, family, own, attempt: number, replies };
+        let before = known.under_way.insert(cookie, under_way);
         drop(known);
         before.into_iter().for_each(UnderWay::abort);
         Ok(Attempt { cookie, number })
     }
 
-    /// The node was asked for it.
-    pub(super) fn opened(&self, attempt: Attempt, opened: Opened) {
-        let mut known = lock(&self.known);
-        if let Some(under_way) = known.under_way.get_mut(&attempt.cookie).filter(|it| it.is(attempt)) {
-            under_way.opened = Some(opened);
-        } else if known.given_up.contains_key(&attempt.number) {
-            drop(known);
-            opened.abandon();
-        }
-    }
-
-    /// Nobody but the party of the next connect meets a program's socket: if it goes where an earlier one was that was given up
-    /// (that takes a port that the program has chosen), the node forgets that first.
-    pub(super) fn make_way(&self, program: &OwnedFd) -> Result<(), Errno> {
-        if lock(&self.known).is_at_rest() {
-            return Ok(());
-        }
-        let own = local_address(program)?;
-        if own.port() == 0 {
-            return Ok(());
-        }
-        let mut known = lock(&self.known);
-        let has_left = |it: &UnderWay| it.own == own && raw::is_on_its_way(it.program.as_fd()) != Ok(true);
-        let left: Vec<_> = known.under_way.extract_if(|_, it| has_left(it)).map(|(_, it)| it).collect();
-        let left: Vec<_> = left.into_iter().map(|it| known.give_up(it)).collect();
-        drop(known);
-        left.into_iter().for_each(UnderWay::abort);
-        let is_taken = |known: &mut Known| known.given_up.values().any(|taken| *taken == own);
-        let waited = self.settled.wait_timeout_while(lock(&self.known), AT_ONCE, is_taken);
-        let (known, waited) = waited.unwrap_or_else(PoisonError::into_inner);
-        drop(known);
-        if waited.timed_out() { Err(Errno::EADDRNOTAVAIL) } else { Ok(()) }
-    }
-
     /// Looks for signals as long as somebody waits whom they are to interrupt.
     pub(super) fn watch(self: &Arc<Connections>) {
-        let mut known = lock(&self.known);
+        let mut known = lock(&self.0);
         if known.is_watched {
             return;
         }
@@ -195,7 +146,7 @@ impl Connections {
 
     /// Connections that are waited for. None: they are watched no more.
     fn whom_to_watch(&self) -> Vec<u64> {
-        let mut known = lock(&self.known);
+        let mut known = lock(&self.0);
         let watched =
             known.under_way.iter().filter(|(_, it)| it.replies.iter().any(Reply::is_ours_to_interrupt));
         let waiting: Vec<_> = watched.map(|(cookie, _)| *cookie).collect();
@@ -205,7 +156,7 @@ impl Connections {
 
     /// Some wait no longer: the connection goes on, and its socket tells what comes of it.
     pub(super) fn leave(&self, cookie: u64, why: Leave, who: impl Fn(&Reply) -> bool) {
-        let mut known = lock(&self.known);
+        let mut known = lock(&self.0);
         let Some(under_way) = known.under_way.get_mut(&cookie) else { return };
         let (leaving, waiting): (Vec<_>, _) =
             std::mem::take(&mut under_way.replies).into_iter().partition(|reply| who(reply));
@@ -217,19 +168,19 @@ impl Connections {
     /// The connect of a socket that is under way.
     pub(super) fn attempt(&self, program: &OwnedFd) -> Option<Attempt> {
         let cookie = cookie(program).ok()?;
-        lock(&self.known).under_way.get(&cookie).map(|it| Attempt { cookie, number: it.attempt })
+        lock(&self.0).under_way.get(&cookie).map(|it| Attempt { cookie, number: it.attempt })
     }
 
     /// The patience of a connect's own socket has come to its end.
     pub(super) fn run_out(&self, attempt: Attempt) {
-        if lock(&self.known).of(attempt).is_some() {
+        if lock(&self.0).of(attempt).is_some() {
             self.leave(attempt.cookie, Leave::TimedOut, |_| true);
         }
     }
 
     /// One more waits for the outcome. Gives the reply back if there is nothing to wait for any more.
     pub(super) fn wait(&self, program: &OwnedFd, reply: Reply) -> Result<(), Reply> {
-        let mut known = lock(&self.known);
+        let mut known = lock(&self.0);
         let under_way = cookie(program).ok().and_then(|cookie| known.under_way.get_mut(&cookie));
         match under_way {
             Some(under_way) => {
@@ -244,31 +195,35 @@ impl Connections {
     /// The program does not want a connection any more.
     pub(super) fn forget(&self, program: &OwnedFd) {
         let Ok(cookie) = cookie(program) else { return };
-        let mut known = lock(&self.known);
+        let mut known = lock(&self.0);
         known.forget_failure(cookie);
-        let forgotten = known.under_way.remove(&cookie).map(|it| known.give_up(it));
+        let forgotten = known.under_way.remove(&cookie);
         drop(known);
         forgotten.into_iter().for_each(UnderWay::abort);
     }
 
-    /// The party has accepted, and the node has connected the program's socket.
-    pub(super) fn join(&self, attempt: Attempt, land: &Land) {
-        let Some(mut joined) = self.settle(&mut lock(&self.known), attempt) else { return };
+    /// The party has accepted: the program's socket stands. Returns its other end.
+    pub(super) fn join(&self, attempt: Attempt, land: &Land) -> Result<OwnedFd, Errno> {
+        let known = lock(&self.0).of(attempt).map(|it| (it.program.clone(), it.own));
+        let (program, own) = known.ok_or(Errno::ECONNABORTED)?;
+        let end = land.join(&program, own).inspect_err(|errno| self.refuse(attempt, *errno, land))?;
+        // Who came to wait meanwhile, waits no more.
+        let mut joined = lock(&self.0).take(attempt).ok_or(Errno::ECONNABORTED)?;
         joined.replies.retain(Reply::waits);
         if !joined.replies.is_empty() {
-            land.quiet().finish(&joined.program, joined.family);
+            land.quiet().finish(&program, joined.family);
         }
         // What the program closes from now on, it closes for good.
-        let UnderWay { program, own, replies, .. } = joined;
-        drop(program);
+        let replies = joined.replies;
+        drop((program, joined.program));
         replies.into_iter().for_each(|reply| reply.answer(Ok(Answer::Done)));
-        land.prepare_end(own);
+        Ok(end)
     }
 
     /// Nothing comes of a connection.
     pub(super) fn refuse(&self, attempt: Attempt, why: Errno, land: &Land) {
-        let mut known = lock(&self.known);
-        let Some(mut refused) = self.settle(&mut known, attempt) else { return };
+        let mut known = lock(&self.0);
+        let Some(mut refused) = known.take(attempt) else { return };
         refused.replies.retain(Reply::waits);
         if refused.replies.is_empty() {
             // Else the program has seen to it by itself.
@@ -277,7 +232,7 @@ impl Connections {
                 known.remember(attempt.cookie, why);
                 drop(known);
                 if !land.quiet().refuse(&refused.program, refused.own) {
-                    lock(&self.known)
+                    lock(&self.0)
                         .failed
                         .entry(attempt.cookie)
                         .and_modify(|failed| failed.kernel_tells = false);
@@ -293,14 +248,6 @@ impl Connections {
         replies.into_iter().for_each(|reply| reply.answer(Err(why)));
     }
 
-    /// The verdict has come: of something that is under way still, which it is no more.
-    fn settle(&self, known: &mut Known, attempt: Attempt) -> Option<UnderWay> {
-        if known.given_up.remove(&attempt.number).is_some() {
-            self.settled.notify_all();
-        }
-        known.take(attempt)
-    }
-
     /// A socket's error, as a program is to see it that asks for it, and which is forgotten by that.
     pub(super) fn error(&self, program: &OwnedFd) -> Result<i32, Errno> {
         match getsockopt(program, sockopt::SocketError)? {
@@ -312,54 +259,38 @@ impl Connections {
     /// Why a socket failed of which its kernel does not know that it did.
     fn unknown_failure(&self, program: &OwnedFd) -> Option<Errno> {
         let cookie = cookie(program).ok()?;
-        let mut known = lock(&self.known);
+        let mut known = lock(&self.0);
         known.failed.get(&cookie).filter(|failed| !failed.kernel_tells)?;
         known.forget_failure(cookie)
     }
 
     /// Why a socket failed, if its program has not heard of it. Now it has.
     pub(super) fn failure(&self, program: &OwnedFd) -> Option<Errno> {
-        if lock(&self.known).failed.is_empty() {
+        if lock(&self.0).failed.is_empty() {
             return None;
         }
         let cookie = cookie(program).ok()?;
-        lock(&self.known).failed.get(&cookie)?;
+        lock(&self.0).failed.get(&cookie)?;
         self.error(program).ok().filter(|error| *error != 0).map(Errno::from_raw)
     }
 
     /// Why a socket failed, of which the kernel says this.
     pub(super) fn why(&self, program: &OwnedFd, error: Errno) -> Errno {
         let is_of_failure = matches!(error, Errno::ECONNREFUSED | Errno::ECONNRESET);
-        let known = || lock(&self.known).forget_failure(cookie(program).ok()?);
+        let known = || lock(&self.0).forget_failure(cookie(program).ok()?);
         is_of_failure.then(known).flatten().unwrap_or(error)
     }
 }
 
 impl UnderWay {
-    fn is(&self, attempt: Attempt) -> bool {
-        self.attempt == attempt.number
-    }
-
     fn abort(self) {
-        self.opened.iter().for_each(Opened::abandon);
         self.replies.into_iter().for_each(|reply| reply.answer(Err(Errno::ECONNABORTED)));
     }
 }
 
 impl Known {
-    /// Nothing is at the node.
-    fn is_at_rest(&self) -> bool {
-        self.under_way.is_empty() && self.given_up.is_empty()
-    }
-
     fn of(&self, attempt: Attempt) -> Option<&UnderWay> {
-        self.under_way.get(&attempt.cookie).filter(|it| it.is(attempt))
-    }
-
-    /// Its socket is no more on the way to its party, but the node does not know.
-    fn give_up(&mut self, left: UnderWay) -> UnderWay {
-        self.given_up.insert(left.attempt, left.own);
-        left
+        self.under_way.get(&attempt.cookie).filter(|it| it.attempt == attempt.number)
     }
 
     fn take(&mut self, attempt: Attempt) -> Option<UnderWay> {

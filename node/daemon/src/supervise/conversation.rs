@@ -4,7 +4,7 @@
 //! something to say, if a node answers.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, VecDeque},
     fmt,
     io::{self, ErrorKind, Write},
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
@@ -44,8 +44,8 @@ const VISITS: usize = 256;
 pub type Again = Box<dyn Fn() -> io::Result<UnixStream> + Send + Sync>;
 /// What is done when a flow's first datagram is on its way.
 pub(super) type AtFirst = Box<dyn FnOnce() + Send>;
-/// What is done at a verdict: a party has accepted, and the program's socket is connected to what the node has.
-pub(super) type AtVerdict = Box<dyn FnOnce(Result<(), Errno>) + Send>;
+/// What is done at a verdict: the node waits for the program's end of what was accepted.
+pub(super) type AtVerdict = Box<dyn FnOnce(Result<Accepted, Errno>) + Send>;
 /// What is done at the end of a flow, for which an error is one that never stood.
 pub(super) type AtEnd = Box<dyn FnOnce(Result<(), Errno>) + Send>;
 /// An AP address, and what stands for it in IPv4.
@@ -66,7 +66,7 @@ pub(super) type AtVisit = Box<dyn Fn(Visit) -> Result<OwnedFd, Errno> + Send + S
 /// What a run asks for.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Ask<'a> {
-    Open { circle: u64, to: SocketAddr, from: SocketAddr },
+    Open { circle: u64, to: SocketAddr },
     Flow { circle: u64, to: SocketAddr },
     Name(&'a str),
     Address(IpAddr),
@@ -110,18 +110,9 @@ impl Conversation {
         let _only_once = self.reception.set(at_visit);
     }
 
-    /// Has a connection carried to a party, and this end connected to the program's socket, which is at `from`. If this returns
-    /// an error, nothing comes of it.
-    pub(super) fn open(
-        &self,
-        circle: u64,
-        to: SocketAddr,
-        from: SocketAddr,
-        end: BorrowedFd<'_>,
-        at_verdict: AtVerdict,
-    ) -> Result<Opened, Errno> {
-        let (link, id) = self.ask(Ask::Open { circle, to, from }, Some(end), Waiter::Verdict(at_verdict))?;
-        Ok(Opened { link, id })
+    /// Has a connection carried to a party. If this returns an error, nothing comes of it.
+    pub(super) fn open(&self, circle: u64, to: SocketAddr, at_verdict: AtVerdict) -> Result<(), Errno> {
+        self.ask(Ask::Open { circle, to }, None, Waiter::Verdict(at_verdict)).map(drop)
     }
 
     /// Hands a flow over, to be carried to a party. If this returns an error, nothing comes of it.
@@ -188,17 +179,17 @@ impl fmt::Debug for Conversation {
     }
 }
 
-/// A connection that the node was asked for.
-#[derive(Clone, Debug)]
-pub(super) struct Opened {
+/// A connection that a party has accepted.
+#[derive(Debug)]
+pub(super) struct Accepted {
     link: Arc<Link>,
     id: u32,
 }
 
-impl Opened {
-    /// Has the node come to its verdict at once, if it has not.
-    pub(super) fn abandon(&self) {
-        let _has_ended = self.link.say(FromRun::Abandon { id: self.id }, None);
+impl Accepted {
+    /// Hands the other end of the program's socket over, or says that there is none.
+    pub(super) fn joined(self, end: Result<OwnedFd, Errno>) {
+        self.link.say_joined(self.id, end);
     }
 }
 
@@ -226,12 +217,20 @@ struct Link {
     stream: UnixStream,
     /// Where frames are written; who has it, speaks.
     voice: Mutex<Box<[u8]>>,
+    late: Mutex<Late>,
     /// Nothing when it has ended.
     waiting: Mutex<Option<Waiting>>,
     ended: Condvar,
     reception: Arc<Reception>,
     /// Visitors who wait.
     visits: AtomicUsize,
+}
+
+/// Other ends of programs' sockets that could not be handed over at once.
+#[derive(Default)]
+struct Late {
+    joined: VecDeque<(u32, Result<OwnedFd, Errno>)>,
+    is_being_said: bool,
 }
 
 #[derive(Default)]
@@ -249,6 +248,7 @@ impl Link {
         let link = Arc::new(Link {
             stream,
             voice,
+            late: Mutex::default(),
             waiting,
             ended: Condvar::new(),
             reception,
@@ -281,7 +281,7 @@ impl Link {
             waiting.last
         };
         let frame = match ask {
-            Ask::Open { circle, to, from } => FromRun::Open { id, circle, to, from },
+            Ask::Open { circle, to } => FromRun::Open { id, circle, to },
             Ask::Flow { circle, to } => FromRun::Flow { id, circle, to },
             Ask::Name(name) => FromRun::Name { id, name },
             Ask::Address(address) => FromRun::Address { id, address },
@@ -298,8 +298,58 @@ impl Link {
     }
 
     fn say(&self, frame: FromRun<'_>, with: Option<BorrowedFd<'_>>) -> io::Result<()> {
-        let mut voice = lock(&self.voice);
-        let bytes = frame.encode(&mut voice).ok_or(ErrorKind::InvalidInput)?;
+        self.utter(&mut lock(&self.voice), frame, with)
+    }
+
+    /// For who hears the node, and must not wait for it: it might wait for us to hear. What cannot be said at once is left to a
+    /// thread, which ends when all of it is said.
+    fn say_joined(self: &Arc<Link>, id: u32, end: Result<OwnedFd, Errno>) {
+        let mut late = lock(&self.late);
+        if !late.is_being_said
+            && let Ok(mut voice) = self.voice.try_lock()
+            && wait_for(&self.stream, PollFlags::POLLOUT, PollTimeout::ZERO).unwrap_or(false)
+        {
+            drop(late);
+            return self.utter_joined(&mut voice, id, &end);
+        }
+        late.joined.push_back((id, end));
+        if late.is_being_said {
+            return;
+        }
+        let link = self.clone();
+        late.is_being_said =
+            thread::Builder::new().name("joined".to_owned()).spawn(move || link.say_late()).is_ok();
+        if !late.is_being_said {
+            drop(late);
+            self.end();
+        }
+    }
+
+    fn say_late(&self) {
+        loop {
+            let mut late = lock(&self.late);
+            let Some((id, end)) = late.joined.pop_front() else {
+                late.is_being_said = false;
+                return;
+            };
+            drop(late);
+            self.utter_joined(&mut lock(&self.voice), id, &end);
+        }
+    }
+
+    fn utter_joined(&self, voice: &mut [u8], id: u32, end: &Result<OwnedFd, Errno>) {
+        let (outcome, with) = match end {
+            Ok(end) => (Ok(()), Some(end.as_fd())),
+            Err(errno) => (Err(told(*errno)), None),
+        };
+        if self.utter(voice, FromRun::Joined { id, outcome }, with).is_err() {
+            self.end();
+        }
+    }
+
+    /// An error may leave a part of a frame behind.
+    fn utter(&self, voice: &mut [u8], frame: FromRun<'_>, with: Option<BorrowedFd<'_>>) -> io::Result<()> {
+        let bytes = frame.encode(voice).ok_or(ErrorKind::InvalidInput)?;
         let descriptors: Vec<_> = with.into_iter().collect();
         let sent = loop {
             match send(&self.stream, bytes, &descriptors) {
@@ -315,7 +365,7 @@ impl Link {
         let mut incoming = Incoming::new();
         loop {
             // Who waits by reading is woken by each frame that the node takes, too.
-            wait_for_input(&self.stream)?;
+            wait_for(&self.stream, PollFlags::POLLIN, PollTimeout::NONE)?;
             match incoming.fill(self.stream.as_fd()) {
                 Ok(true) => {}
                 Ok(false) => return Ok(()),
@@ -334,7 +384,9 @@ impl Link {
             FromNode::Verdict { id, outcome } => {
                 let outcome = outcome.map_err(|Told(errno)| Errno::from_raw(errno.into()));
                 match waiter(id) {
-                    Some(Waiter::Verdict(at_verdict)) => at_verdict(outcome),
+                    Some(Waiter::Verdict(at_verdict)) => {
+                        at_verdict(outcome.map(|()| Accepted { link: self.clone(), id }));
+                    }
                     Some(Waiter::Flow { at_end, .. }) if outcome.is_err() => at_end(outcome),
                     Some(Waiter::Flow { at_first, at_end }) => {
                         self.keep(id, Waiter::Flow { at_first: None, at_end });
@@ -415,9 +467,10 @@ impl Link {
     }
 }
 
-fn wait_for_input(stream: &UnixStream) -> io::Result<()> {
-    match poll(&mut [PollFd::new(stream.as_fd(), PollFlags::POLLIN)], PollTimeout::NONE) {
-        Ok(_) | Err(Errno::EINTR) => Ok(()),
+fn wait_for(stream: &UnixStream, event: PollFlags, patience: PollTimeout) -> io::Result<bool> {
+    match poll(&mut [PollFd::new(stream.as_fd(), event)], patience) {
+        Ok(ready) => Ok(ready > 0),
+        Err(Errno::EINTR) => Ok(false),
         Err(errno) => Err(errno.into()),
     }
 }
@@ -434,7 +487,11 @@ impl fmt::Debug for Link {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::mpsc::{Receiver, channel};
+    use std::{
+        collections::VecDeque,
+        os::fd::OwnedFd,
+        sync::mpsc::{Receiver, channel},
+    };
 
     use phantom_policy::socket::Kind;
 
@@ -451,13 +508,14 @@ mod tests {
         (Conversation::new(again().unwrap(), Box::new(again)).unwrap(), nodes)
     }
 
-    /// The next frame that a run says, as its id, and whether it is about a name.
-    fn heard(node: &UnixStream, incoming: &mut Incoming) -> (u32, bool) {
+    /// The next frame that a run says, as its id, whether it is about a name, and its descriptors.
+    fn heard(node: &UnixStream, incoming: &mut Incoming) -> (u32, bool, VecDeque<OwnedFd>) {
         loop {
             if let Some((frame, descriptors)) = incoming.next().unwrap() {
                 return match FromRun::decode(frame).unwrap() {
-                    FromRun::Open { id, .. } if descriptors.pop_front().is_some() => (id, false),
-                    FromRun::Name { id, .. } => (id, true),
+                    FromRun::Open { id, .. } => (id, false, VecDeque::new()),
+                    FromRun::Joined { id, outcome: Ok(()) } => (id, false, std::mem::take(descriptors)),
+                    FromRun::Name { id, .. } => (id, true, VecDeque::new()),
                     other => panic!("{other:?}"),
                 };
             }
@@ -469,13 +527,33 @@ mod tests {
         node.write_all(frame.encode(&mut [0; 256]).unwrap()).unwrap();
     }
 
-    /// What the run says of it, and where the verdict comes.
     fn open(run: &Conversation) -> (Result<(), Errno>, Receiver<Result<(), Errno>>) {
         let (told, verdict) = channel();
-        let at_verdict = Box::new(move |outcome| told.send(outcome).unwrap());
-        let (end, _) = UnixStream::pair().unwrap();
-        let (to, from) = ("[fc00::1]:80".parse().unwrap(), "127.0.0.1:9".parse().unwrap());
-        (run.open(0, to, from, end.as_fd(), at_verdict).map(drop), verdict)
+        let at_verdict = Box::new(move |outcome: Result<Accepted, Errno>| {
+            let joined = outcome.map(|accepted| accepted.joined(Ok(UnixStream::pair().unwrap().0.into())));
+            told.send(joined).unwrap();
+        });
+        (run.open(0, "[fc00::1]:80".parse().unwrap(), at_verdict), verdict)
+    }
+
+    #[test]
+    fn a_node_that_waits_to_be_heard_is_heard() {
+        const MANY: usize = 200;
+        let (run, nodes) = run();
+        let node = nodes.recv().unwrap();
+        let verdicts: Vec<_> = (0..MANY).map(|_| open(&run).1).collect();
+        // It reads nothing, so there is no room for all that is to be handed over.
+        (1..=MANY as u32).for_each(|id| say(&node, FromNode::Verdict { id, outcome: Ok(()) }));
+        for verdict in &verdicts {
+            assert_eq!(verdict.recv_timeout(Duration::from_secs(3)), Ok(Ok(())));
+        }
+        let mut incoming = Incoming::new();
+        let mut joined = 0;
+        while joined < MANY {
+            let (_, _, descriptors) = heard(&node, &mut incoming);
+            joined += descriptors.len();
+        }
+        assert!(run.link().unwrap().stands());
     }
 
     #[test]
@@ -483,16 +561,18 @@ mod tests {
         let (run, nodes) = run();
         let (node, mut incoming) = (nodes.recv().unwrap(), Incoming::new());
         let opened = [open(&run).1, open(&run).1];
-        let (first, _) = heard(&node, &mut incoming);
-        let (second, _) = heard(&node, &mut incoming);
-        assert_ne!(first, second);
+        let (first, _, descriptors) = heard(&node, &mut incoming);
+        let (second, ..) = heard(&node, &mut incoming);
+        assert!(descriptors.is_empty() && first != second);
         say(&node, FromNode::Verdict { id: second, outcome: Err(Told::ECONNREFUSED) });
         say(&node, FromNode::Verdict { id: first, outcome: Ok(()) });
         assert_eq!(opened[0].recv().unwrap(), Ok(()));
+        let (joined, _, descriptors) = heard(&node, &mut incoming);
+        assert_eq!((joined, descriptors.len()), (first, 1));
         assert_eq!(opened[1].recv().unwrap(), Err(Errno::ECONNREFUSED));
         thread::scope(|scope| {
             let asking = scope.spawn(|| run.addresses_of("x.ap"));
-            let (id, is_name) = heard(&node, &mut incoming);
+            let (id, is_name, _) = heard(&node, &mut incoming);
             assert!(is_name);
             let found = ("fc00::2".parse().unwrap(), None);
             say(&node, FromNode::Named { id, found: Some(found) });
@@ -511,7 +591,7 @@ mod tests {
         let (done, verdict) = open(&run);
         assert_eq!(done, Ok(()));
         let node = nodes.recv().unwrap();
-        let (id, _) = heard(&node, &mut Incoming::new());
+        let (id, ..) = heard(&node, &mut Incoming::new());
         say(&node, FromNode::Verdict { id, outcome: Ok(()) });
         assert_eq!(verdict.recv().unwrap(), Ok(()));
         // And if there is none, it is told at once.

@@ -69,7 +69,7 @@ pub(super) struct Engine {
 impl Engine {
     pub(super) fn new(run: Run, peers: Peers) -> io::Result<Engine> {
         let guests = Arc::<Mutex<Guests>>::default();
-        let flows = Flows::start(&run, guests.clone())?;
+        let flows = Flows::new(&run, guests.clone())?;
         Ok(Engine {
             run,
             connections: Arc::default(),
@@ -166,6 +166,9 @@ impl Engine {
             land.netlink(kind & !(libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC), protocol)?
         } else {
             let kind = socket::internet(kind, protocol).map_err(|refusal| self.refuse(refusal, None))?;
+            if kind == Kind::Datagram {
+                self.flows.start()?;
+            }
             land.socket(family, kind)?
         };
         if nonblocking {

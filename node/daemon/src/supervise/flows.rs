@@ -54,6 +54,8 @@ pub(super) struct Flows {
     account: Arc<Account>,
     guests: Arc<Mutex<Guests>>,
     families: Vec<Family>,
+    /// Datagrams are captured.
+    captures: Mutex<bool>,
 }
 
 #[derive(Debug)]
@@ -88,8 +90,8 @@ enum Flow {
 }
 
 impl Flows {
-    /// None yet. Captures datagrams in threads that end with the process.
-    pub(super) fn start(run: &Run, guests: Arc<Mutex<Guests>>) -> io::Result<Arc<Flows>> {
+    /// None yet.
+    pub(super) fn new(run: &Run, guests: Arc<Mutex<Guests>>) -> io::Result<Arc<Flows>> {
         let Run { land, conversation, circles, account, .. } = run;
         let captured = land.captured().iter().map(|Captured { packets, own }| {
             Ok(Family {
@@ -98,25 +100,37 @@ impl Flows {
             })
         });
         let families = captured.collect::<io::Result<_>>()?;
-        let flows = Arc::new(Flows {
+        Ok(Arc::new(Flows {
             land: land.clone(),
             conversation: conversation.clone(),
             circles: circles.clone(),
             account: account.clone(),
             guests,
             families,
-        });
-        for at in 0..flows.families.len() {
-            let flows = flows.clone();
-            thread::Builder::new().name("datagrams".to_owned()).spawn(move || {
+            captures: Mutex::new(false),
+        }))
+    }
+
+    /// Captures datagrams from now on, in threads that end with the process: there is a socket that may send some.
+    pub(super) fn start(self: &Arc<Flows>) -> Result<(), Errno> {
+        let mut captures = lock(&self.captures);
+        if *captures {
+            return Ok(());
+        }
+        for (at, family) in self.families.iter().enumerate() {
+            family.exclude_known(&lock(&family.known));
+            raw::see_packets(family.captured.packets.as_fd(), family.captured.own.is_ipv4())?;
+            let flows = self.clone();
+            let capturing = thread::Builder::new().name("datagrams".to_owned()).spawn(move || {
                 if let Some(family) = flows.families.get(at) {
-                    family.exclude_known(&lock(&family.known));
                     let errno = flows.capture(family);
                     tracing::error!("datagrams to parties are not carried any more: {errno}");
                 }
-            })?;
+            });
+            capturing.map_err(|error| errno(&error))?;
         }
-        Ok(flows)
+        *captures = true;
+        Ok(())
     }
 
     /// Makes the flow of a socket that is connected to a party.

@@ -20,7 +20,7 @@ use nix::{
     sys::socket::{setsockopt, sockopt},
     unistd::{Pid, dup2_stderr, dup2_stdin, dup2_stdout, getgid, getppid, getuid, setpgid},
 };
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Socket, Type};
 
 use super::{
     capture, close_all_but_standard,
@@ -39,6 +39,8 @@ const DNS: u16 = 53;
 const MEETING: u16 = 65_535;
 const NAMES: u16 = 65_534;
 const QUIET: u16 = 65_533;
+/// So many see packets, for each family.
+const SEEING: usize = 2;
 /// Connections that wait to be accepted.
 const BACKLOG: i32 = 4_096;
 
@@ -91,7 +93,8 @@ fn live(run: UnixStream) -> io::Result<()> {
     let v6 = answer(&run, prepare_v6(&kernel, own))?;
     // The kernel takes many milliseconds to close what sees packets. Nobody who waits for the run waits for that, if it is the
     // last one's affair. All else is the run's alone.
-    let _closed_at_last: Vec<_> = [v4, v6].into_iter().filter_map(|mut sockets| sockets.pop()).collect();
+    let seeing = |mut sockets: Vec<OwnedFd>| sockets.split_off(sockets.len().saturating_sub(SEEING));
+    let _closed_at_last = [v4, v6].map(seeing);
     let _programs_may_see_the_truth = presence::show(&kernel);
     drop(kernel);
     // What programs get from now on was made by somebody who may do nothing to this namespace.
@@ -188,8 +191,8 @@ fn prepare_v6(kernel: &Kernel, own: Ipv6Addr) -> io::Result<Vec<OwnedFd>> {
     ports(own, anywhere)
 }
 
-/// Where programs are met, the name servers over TCP and UDP, where programs' sockets wait for their parties, what sees and
-/// writes packets of TCP, and at last what sees all packets.
+/// Where programs are met, the name servers over TCP and UDP, where programs' sockets wait for their parties, what writes
+/// packets, and at last those that are to see packets ([`SEEING`]): for those sockets, and for datagrams.
 fn ports(own: IpAddr, anywhere: IpAddr) -> io::Result<Vec<OwnedFd>> {
     let listener = |port| -> io::Result<OwnedFd> {
         let made = Socket::new(Domain::for_address((own, port).into()), Type::STREAM, None)?;
@@ -209,14 +212,14 @@ fn ports(own: IpAddr, anywhere: IpAddr) -> io::Result<Vec<OwnedFd>> {
         names.set_ip_transparent_v4(true)?;
     }
     names.bind(&SocketAddr::new(anywhere, DNS).into())?;
-    let protocol = if own.is_ipv4() { libc::ETH_P_IP } else { libc::ETH_P_IPV6 };
-    // The kernel takes the number as it stands in packets.
-    let packets =
-        Socket::new(Domain::PACKET, Type::DGRAM, Some(i32::from((protocol as u16).to_be()).into()))?;
-    let streams = Socket::new(Domain::for_address((own, 0).into()), Type::RAW, Some(Protocol::TCP))?;
-    streams.bind(&SocketAddr::new(own, 0).into())?;
+    // They see none yet.
+    let seeing = || Socket::new(Domain::PACKET, Type::DGRAM, None).map(OwnedFd::from);
+    let written =
+        Socket::new(Domain::for_address((own, 0).into()), Type::RAW, Some(libc::IPPROTO_RAW.into()))?;
     let quiet = quiet::listener((own, QUIET).into())?;
-    Ok(vec![listener(MEETING)?, listener(NAMES)?, names.into(), quiet.into(), streams.into(), packets.into()])
+    let (meeting, tcp_names) = (listener(MEETING)?, listener(NAMES)?);
+    let seeing = [seeing()?, seeing()?];
+    Ok([meeting, tcp_names, names.into(), quiet.into(), written.into()].into_iter().chain(seeing).collect())
 }
 
 #[cfg(test)]

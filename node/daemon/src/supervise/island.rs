@@ -32,7 +32,7 @@ use super::{
     flows::Captured,
     helper::{OWN_ALIAS, Request, help},
     lock,
-    quiet::Parts,
+    quiet::{Packets, Parts},
 };
 use crate::frames::receive;
 
@@ -169,7 +169,8 @@ fn ports(helper: &UnixStream, own: Ipv6Addr) -> io::Result<Ports> {
         let mut next = || sockets.pop_front().ok_or_else(missing);
         let (meeting, names) = (TcpListener::from(next()?), TcpListener::from(next()?));
         let datagrams = next()?;
-        let quiet = Parts { listener: TcpListener::from(next()?), packets: Some(next()?) };
+        let (listener, written, seen) = (TcpListener::from(next()?), next()?, next()?);
+        let quiet = Parts { listener, packets: Some(Packets { seen, written }) };
         Ok((meeting, names, datagrams, next()?, quiet))
     };
     let (meeting, names, datagrams, packets, quiet) = of_one_family()?;

@@ -169,13 +169,13 @@ impl Land {
         &self.quiet
     }
 
-    /// The other end of the connection of a program's socket, once it stands.
-    pub(super) fn end(&self, own: SocketAddr) -> Result<OwnedFd, Errno> {
-        self.quiet.end(own, |family| self.socket(family, Kind::Stream))
+    /// The other end of a program's socket, which was on its way until now.
+    pub(super) fn join(&self, program: &OwnedFd, own: SocketAddr) -> Result<OwnedFd, Errno> {
+        self.quiet.join(program, own, |family| self.socket(family, Kind::Stream))
     }
 
-    /// Makes one more of them before it is needed.
-    pub(super) fn prepare_end(&self, own: SocketAddr) {
+    /// Makes ready for the next one.
+    pub(super) fn prepare_to_join(&self, own: SocketAddr) {
         self.quiet.prepare(own, |family| self.socket(family, Kind::Stream));
     }
 

@@ -69,6 +69,20 @@ pub(super) fn read_filter(socket: BorrowedFd<'_>, program: &mut Program) -> bool
     get(std::ptr::null_mut(), 0) && get(program.as_mut_ptr().cast(), LENGTH as u32)
 }
 
+/// From now on a packet socket sees all packets of this family. It costs each of them, so it is begun when it is needed.
+pub(super) fn see_packets(socket: BorrowedFd<'_>, of_v4: bool) -> Result<(), Errno> {
+    let protocol = if of_v4 { libc::ETH_P_IP } else { libc::ETH_P_IPV6 };
+    // SAFETY: a plain structure of numbers, for which zero is a value.
+    let mut place: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
+    place.sll_family = libc::AF_PACKET as u16;
+    // The kernel takes the number as it stands in packets.
+    place.sll_protocol = (protocol as u16).to_be();
+    // SAFETY: the kernel reads one structure of this size.
+    let done =
+        unsafe { libc::bind(socket.as_raw_fd(), (&raw const place).cast(), size_of_val(&place) as u32) };
+    Errno::result(done).map(drop)
+}
+
 /// Connects a socket to a place that is written as the kernel reads it.
 pub(super) fn connect_to(socket: BorrowedFd<'_>, address: &[u8]) -> Result<(), Errno> {
     // SAFETY: the kernel reads so many bytes, and they are there.

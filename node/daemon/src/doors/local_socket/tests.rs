@@ -2,7 +2,7 @@
 
 use std::{
     io::{Read, Write},
-    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    net::IpAddr,
     os::{
         fd::{AsFd, BorrowedFd, OwnedFd},
         unix::fs::PermissionsExt,
@@ -23,7 +23,6 @@ use phantom_protocol::{
     wire::outward::Outside,
 };
 use serde_json::{Value, json};
-use socket2::{Domain, SockAddr, Socket, Type};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream, UnixStream},
@@ -36,7 +35,7 @@ use crate::{
     session::{Caller, Deliver, Protocol, Serve},
 };
 
-/// Publishes port 8000 only. Port 7 of every party echoes, port 9 says nothing, all others are closed.
+/// Publishes port 8000 only. Port 7 of every party echoes, all others are closed.
 struct TestNode;
 
 impl NodeHandle for TestNode {
@@ -44,10 +43,8 @@ impl NodeHandle for TestNode {
     type Flow = crate::session::Flow;
 
     async fn connect(&self, _: &str, _: ApPublic, port: u16) -> std::io::Result<TcpStream> {
-        match port {
-            7 => {}
-            9 => std::future::pending().await,
-            _ => return Err(std::io::ErrorKind::ConnectionRefused.into()),
+        if port != 7 {
+            return Err(std::io::ErrorKind::ConnectionRefused.into());
         }
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let near = TcpStream::connect(listener.local_addr()?).await?;
@@ -318,9 +315,6 @@ fn a_named_state_folder_is_the_only_place() {
 struct TestRun {
     node: std::os::unix::net::UnixStream,
     incoming: Incoming,
-    /// Where programs' sockets are on their way to: a listener, and whom it has room for.
-    _quiet: [Socket; 2],
-    quiet_place: SockAddr,
 }
 
 impl TestRun {
@@ -328,27 +322,8 @@ impl TestRun {
         let client = LocalClient::connect(&[place.to_owned()]).await.unwrap();
         let (own, name, node) = client.run(None).await.unwrap();
         assert!(own.octets()[0] == 0xfc && name.is_none());
-        TestRun::over(node)
-    }
-
-    fn over(node: std::os::unix::net::UnixStream) -> TestRun {
         node.set_nonblocking(false).unwrap();
-        let (listener, only_one) = (stream(), stream());
-        listener.set_reuse_port(true).unwrap();
-        listener.bind(&std::net::SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
-        listener.listen(0).unwrap();
-        let quiet_place = listener.local_addr().unwrap();
-        only_one.connect(&quiet_place).unwrap();
-        TestRun { node, incoming: Incoming::new(), _quiet: [listener, only_one], quiet_place }
-    }
-
-    /// The address of a party, for which it has asked.
-    fn party(&mut self) -> (Ipv6Addr, Ipv4Addr) {
-        self.say(FromRun::Name { id: 1, name: &party_name() }, &[]);
-        self.hear(|frame| match frame {
-            FromNode::Named { id: 1, found: Some((address, alias)) } => (address, alias.unwrap()),
-            other => panic!("{other:?}"),
-        })
+        TestRun { node, incoming: Incoming::new() }
     }
 
     fn say(&self, frame: FromRun<'_>, with: &[BorrowedFd<'_>]) {
@@ -374,36 +349,34 @@ impl TestRun {
         })
     }
 
-    /// Asks for a connection; returns the program's socket, which is on its way.
-    fn open(&self, id: u32, to: std::net::SocketAddr) -> Socket {
-        let (program, end) = (stream(), stream());
-        program.set_nonblocking(true).unwrap();
-        assert!(program.connect(&self.quiet_place).is_err());
-        program.set_nonblocking(false).unwrap();
-        end.set_reuse_port(true).unwrap();
-        end.bind(&self.quiet_place).unwrap();
-        let from = program.local_addr().unwrap().as_socket().unwrap();
-        self.say(FromRun::Open { id, circle: 0, to, from }, &[end.as_fd()]);
+    fn open(&self, id: u32, to: std::net::SocketAddr) {
+        self.say(FromRun::Open { id, circle: 0, to }, &[]);
+    }
+
+    /// Hands the other end of a connection over that was accepted; returns the program's.
+    fn join(&self, id: u32) -> std::net::TcpStream {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let program = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (far, _) = listener.accept().unwrap();
+        self.say(FromRun::Joined { id, outcome: Ok(()) }, &[far.as_fd()]);
         program
     }
-}
-
-fn stream() -> Socket {
-    Socket::new(Domain::IPV4, Type::STREAM, None).unwrap()
-}
-
-fn party_name() -> String {
-    ApName::of(&ApSecret::from_bytes(&[7; 32]).public()).to_string()
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_run_hands_over_is_carried_to_the_party_whose_name_it_has_asked_for() {
     let world = world().await;
     let mut run = TestRun::begin(&world.place).await;
-    let (address, alias) = run.party();
-    for party in [IpAddr::V6(address), IpAddr::V4(alias)] {
-        let mut program = run.open(2, (party, 7).into());
+    let name = ApName::of(&ApSecret::from_bytes(&[7; 32]).public()).to_string();
+    run.say(FromRun::Name { id: 1, name: &name }, &[]);
+    let (address, alias) = run.hear(|frame| match frame {
+        FromNode::Named { id: 1, found } => found.unwrap(),
+        other => panic!("{other:?}"),
+    });
+    for party in [IpAddr::V6(address), IpAddr::V4(alias.unwrap())] {
+        run.open(2, (party, 7).into());
         assert_eq!(run.verdict(2), Ok(()));
+        let mut program = run.join(2);
         program.write_all(b"and back").unwrap();
         let mut echoed = [0; 8];
         program.read_exact(&mut echoed).unwrap();
@@ -412,7 +385,7 @@ async fn what_a_run_hands_over_is_carried_to_the_party_whose_name_it_has_asked_f
         assert_eq!(run.verdict(3), Err(Errno::ECONNREFUSED));
     }
     run.say(FromRun::Address { id: 4, address: address.into() }, &[]);
-    run.hear(|frame| assert_eq!(frame, FromNode::Addressed { id: 4, name: Some(&party_name()) }));
+    run.hear(|frame| assert_eq!(frame, FromNode::Addressed { id: 4, name: Some(&name) }));
     // Another run has not asked for it.
     let mut other = TestRun::begin(&world.place).await;
     other.open(1, (address, 7).into());
@@ -424,51 +397,27 @@ async fn what_a_run_hands_over_is_carried_to_the_party_whose_name_it_has_asked_f
 #[tokio::test(flavor = "multi_thread")]
 async fn a_run_that_hands_over_something_else_is_left_and_its_connections_end_with_it() {
     let world = world().await;
-    let here = "127.0.0.1:9".parse().unwrap();
-    // The node connects a socket to nowhere but to where sockets of runs are.
-    let outside = "192.0.2.1:9".parse().unwrap();
+    let mut run = TestRun::begin(&world.place).await;
+    let name = ApName::of(&ApSecret::from_bytes(&[7; 32]).public()).to_string();
+    run.say(FromRun::Name { id: 1, name: &name }, &[]);
+    let address = run.hear(|frame| match frame {
+        FromNode::Named { found, .. } => found.unwrap().0,
+        other => panic!("{other:?}"),
+    });
+    let to = (address, 7).into();
+    run.open(2, to);
+    assert_eq!(run.verdict(2), Ok(()));
+    let mut program = run.join(2);
     let file = tempfile::tempfile().unwrap();
-    let datagrams = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
-    let whole = stream();
-    for (descriptor, from) in [(file.as_fd(), here), (datagrams.as_fd(), here), (whole.as_fd(), outside)] {
-        let mut run = TestRun::begin(&world.place).await;
-        let to = (run.party().0, 7).into();
-        let mut program = run.open(2, to);
-        assert_eq!(run.verdict(2), Ok(()));
-        run.say(FromRun::Open { id: 3, circle: 0, to, from }, &[descriptor]);
-        assert!(!run.incoming.fill(&run.node).unwrap(), "left");
-        assert_eq!(program.read(&mut [0]).unwrap_or(0), 0, "ended");
-    }
-    let to = ("fc00::1".parse::<Ipv6Addr>().unwrap(), 7).into();
+    run.open(3, to);
+    assert_eq!(run.verdict(3), Ok(()));
+    run.say(FromRun::Joined { id: 3, outcome: Ok(()) }, &[file.as_fd()]);
+    assert!(!run.incoming.fill(&run.node).unwrap(), "left");
+    assert_eq!(program.read(&mut [0]).unwrap_or(0), 0, "ended");
     // Nor is a frame without its descriptor one.
     let mut run = TestRun::begin(&world.place).await;
     run.say(FromRun::Flow { id: 1, circle: 0, to }, &[]);
     assert!(!run.incoming.fill(&run.node).unwrap_or(false), "left");
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn what_is_abandoned_is_carried_no_further_and_a_program_that_has_gone_is_told_of() {
-    let world = world().await;
-    let mut run = TestRun::begin(&world.place).await;
-    let (address, _) = run.party();
-    // Nobody ever answers at port 9.
-    let program = run.open(2, (address, 9).into());
-    run.say(FromRun::Abandon { id: 2 }, &[]);
-    assert_eq!(run.verdict(2), Err(Errno::ECONNABORTED));
-    assert!(program.peer_addr().is_err(), "it is on its way still");
-    // What has had its verdict is not abandoned any more, and what never was does no harm.
-    let mut program = run.open(3, (address, 7).into());
-    assert_eq!(run.verdict(3), Ok(()));
-    for id in [3, 4] {
-        run.say(FromRun::Abandon { id }, &[]);
-    }
-    program.write_all(b"x").unwrap();
-    program.read_exact(&mut [0]).unwrap();
-    // Its own side is not there: nobody waits for it, and whoever asked is told.
-    let end = stream();
-    let from = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    run.say(FromRun::Open { id: 5, circle: 0, to: (address, 7).into(), from }, &[end.as_fd()]);
-    assert_eq!(run.verdict(5), Err(Errno::ECONNABORTED));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -485,7 +434,8 @@ async fn who_comes_to_a_published_run_is_announced_and_let_in_by_the_socket_that
     let (own, name, node) = begin("shop").await.unwrap();
     let public = ApSecret::from_bytes(&[9; 32]).public();
     assert_eq!((name, own), (Some(public.name().to_string()), public.address().into()));
-    let mut run = TestRun::over(node);
+    node.set_nonblocking(false).unwrap();
+    let mut run = TestRun { node, incoming: Incoming::new() };
     let server = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     for expected in [81, 80] {
         let asked = run.hear(|frame| match frame {

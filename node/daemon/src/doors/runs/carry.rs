@@ -12,15 +12,12 @@ use std::{
 use phantom_policy::{Errno, frame::FromNode};
 use phantom_proxy::{Connection, Dial, DialError, Host, Request, ServiceError};
 use tokio::{
-    net::UdpSocket,
+    net::{TcpStream, UdpSocket},
     sync::{mpsc, oneshot},
     time::{MissedTickBehavior, interval_at, timeout},
 };
 
-use super::{
-    Run,
-    conversation::{End, Voice},
-};
+use super::{Run, conversation::Voice};
 use crate::doors::{
     CommandHandle, Flow,
     held::Held,
@@ -28,41 +25,34 @@ use crate::doors::{
     socks::{group, reason},
 };
 
+/// A run whose connection a party has accepted has the program's socket within this.
+const PATIENCE: Duration = Duration::from_secs(10);
 /// A flow that nothing goes through for so long, or twice as long at most, is over.
 const IDLE: Duration = Duration::from_secs(5 * 60);
 /// The longest datagram.
 const DATAGRAM: usize = 65_536;
 
 impl<N: CommandHandle> Run<N> {
-    /// Carries a connection to a party: first to its verdict. If that is good, the program's socket is connected before it is
-    /// told.
+    /// Carries a connection to a party: first to its verdict, then for the program's socket.
     pub(super) async fn carry(
         &self,
-        end: End,
         id: u32,
         circle: u64,
         to: SocketAddr,
-        abandoned: oneshot::Receiver<()>,
+        joined: oneshot::Receiver<TcpStream>,
         voice: &Voice,
     ) {
-        let dialled = tokio::select! {
-            dialled = self.dial(circle, to) => dialled,
-            // The sender is dropped at the end of the conversation only, and this with it.
-            _ = abandoned => Err(Errno::ECONNABORTED),
-        };
-        match dialled {
-            Ok(far) => match end.connect().await {
-                Ok(program) => {
-                    voice.verdict(id, Ok(())).await;
-                    phantom_proxy::carry(program, far).await;
+        match self.dial(circle, to).await {
+            Ok(far) => {
+                voice.verdict(id, Ok(())).await;
+                match timeout(PATIENCE, joined).await {
+                    Ok(Ok(program)) => phantom_proxy::carry(program, far).await,
+                    // The program does not want it any more.
+                    _ => far.reset(),
                 }
-                Err(_) => {
-                    far.reset();
-                    voice.verdict(id, Err(Errno::ECONNABORTED)).await;
-                }
-            },
+            }
             Err(errno) => {
-                drop(end);
+                drop(joined);
                 voice.verdict(id, Err(errno)).await;
             }
         }

@@ -4,24 +4,21 @@ use std::{
     collections::{HashMap, VecDeque},
     future::pending,
     io::{self, ErrorKind},
-    net::{IpAddr, SocketAddr},
     os::fd::OwnedFd,
     sync::Arc,
-    time::Duration,
 };
 
 use phantom_policy::{
     Errno,
     frame::{FromNode, FromRun, LONGEST_NAME},
 };
-use phantom_protocol::address::{ApAddress, ApName};
+use phantom_protocol::address::ApName;
 use socket2::{Domain, SockRef, Type};
 use tokio::{
     io::Interest,
-    net::{TcpSocket, TcpStream, UdpSocket, UnixStream},
+    net::{TcpStream, UdpSocket, UnixStream},
     sync::{OwnedSemaphorePermit, mpsc, oneshot},
     task::{AbortHandle, JoinSet},
-    time::timeout,
 };
 
 use super::Run;
@@ -39,8 +36,6 @@ const QUEUE: usize = 64;
 const LONGEST: usize = LONGEST_NAME + 64;
 /// Datagrams of a flow that came before its socket stood.
 const EARLY: usize = 32;
-/// Sockets of one machine are connected within this.
-const AT_ONCE: Duration = Duration::from_secs(2);
 /// Flows of a run at once. One more takes the place of the oldest.
 const FLOWS: usize = 256;
 
@@ -76,7 +71,7 @@ pub(super) async fn converse<N: CommandHandle>(
         voice: voice.clone(),
         visitors,
         carried: JoinSet::new(),
-        opened: HashMap::new(),
+        joins: HashMap::new(),
         flows: VecDeque::new(),
     };
     tokio::select! {
@@ -133,8 +128,8 @@ struct Asked<'a, N> {
     /// Who wants to come in, if anybody can.
     visitors: Option<Arc<Visitors>>,
     carried: JoinSet<()>,
-    /// By which connections are abandoned before their verdicts.
-    opened: HashMap<u32, oneshot::Sender<()>>,
+    /// Who waits for the program's end of a connection.
+    joins: HashMap<u32, oneshot::Sender<TcpStream>>,
     /// The oldest first.
     flows: VecDeque<Carried>,
 }
@@ -156,20 +151,22 @@ impl<N: CommandHandle> Asked<'_, N> {
             None
         };
         match (frame, descriptor) {
-            (FromRun::Open { id, circle, to, from }, Some(descriptor)) => {
-                let end = End::new(descriptor, from)?;
+            (FromRun::Open { id, circle, to }, _) => {
                 let Some(place) = self.place(id).await else { return Ok(()) };
                 let (run, voice) = (self.run.clone(), self.voice.clone());
-                let (abandon, abandoned) = oneshot::channel();
-                self.opened.retain(|_, abandon| !abandon.is_closed());
-                self.opened.insert(id, abandon);
+                let (join, joined) = oneshot::channel();
+                self.joins.retain(|_, join| !join.is_closed());
+                self.joins.insert(id, join);
                 self.carried.spawn(async move {
                     let _place = place;
-                    run.carry(end, id, circle, to, abandoned, &voice).await;
+                    run.carry(id, circle, to, joined, &voice).await;
                 });
             }
-            (FromRun::Abandon { id }, _) => {
-                let _has_a_verdict = self.opened.remove(&id).map(|abandon| abandon.send(()));
+            (FromRun::Joined { id, outcome }, program) => {
+                let program = program.map(stream).transpose()?;
+                if let (Some(join), Some(program), Ok(())) = (self.joins.remove(&id), program, outcome) {
+                    let _too_late = join.send(program);
+                }
             }
             (FromRun::Flow { id, circle, to }, Some(descriptor)) => {
                 let socket = datagrams(descriptor)?;
@@ -202,7 +199,7 @@ impl<N: CommandHandle> Asked<'_, N> {
                     visitors.answer(id, answer);
                 }
             }
-            (FromRun::Open { .. } | FromRun::Flow { .. }, None) => return Err(ErrorKind::InvalidData.into()),
+            (FromRun::Flow { .. }, None) => return Err(ErrorKind::InvalidData.into()),
         }
         Ok(())
     }
@@ -231,34 +228,11 @@ impl<N: CommandHandle> Asked<'_, N> {
     }
 }
 
-/// The other end of a program's connection, which is to be connected to the program's socket.
-#[derive(Debug)]
-pub(super) struct End {
-    socket: TcpSocket,
-    program: SocketAddr,
-}
-
-impl End {
-    /// What a run hands over is what it says, or the conversation ends: a socket, and where the run's own sockets are.
-    fn new(descriptor: OwnedFd, program: SocketAddr) -> io::Result<End> {
-        let is_of_run = match program.ip() {
-            IpAddr::V6(v6) => v6.is_loopback() || ApAddress::try_from(v6).is_ok(),
-            IpAddr::V4(v4) => v4.is_loopback(),
-        };
-        if !is_of_run {
-            return Err(ErrorKind::InvalidData.into());
-        }
-        let socket = std::net::TcpStream::from(of_internet(descriptor, Type::STREAM)?);
-        Ok(End { socket: TcpSocket::from_std_stream(socket), program })
-    }
-
-    /// They are on one machine, and the program's socket has begun before: so it takes no time, unless the program keeps its
-    /// socket from hearing of it.
-    pub(super) async fn connect(self) -> io::Result<TcpStream> {
-        let stream = timeout(AT_ONCE, self.socket.connect(self.program)).await??;
-        stream.set_nodelay(true)?;
-        Ok(stream)
-    }
+/// What a run hands over is what it says, or the conversation ends.
+fn stream(descriptor: OwnedFd) -> io::Result<TcpStream> {
+    let stream = std::net::TcpStream::from(of_internet(descriptor, Type::STREAM)?);
+    stream.set_nodelay(true)?;
+    TcpStream::from_std(stream)
 }
 
 fn datagrams(descriptor: OwnedFd) -> io::Result<UdpSocket> {

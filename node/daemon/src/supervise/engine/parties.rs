@@ -1,11 +1,6 @@
 //! A connect of TCP to a party, until there is a verdict.
 
-use std::{
-    net::SocketAddr,
-    os::fd::{AsFd, OwnedFd},
-    sync::Arc,
-    time::Duration,
-};
+use std::{net::SocketAddr, os::fd::OwnedFd, sync::Arc, time::Duration};
 
 use nix::errno::Errno;
 use phantom_policy::socket::Kind;
@@ -15,6 +10,7 @@ use super::{
         Deed,
         call::{Answer, Outcome, Reply},
         connections::disconnect,
+        conversation::Accepted,
     },
     Engine,
 };
@@ -35,9 +31,6 @@ impl Engine {
     ) {
         if let Some(errno) = self.connections.failure(program) {
             disconnect(program);
-            return reply.answer(Err(errno));
-        }
-        if let Err(errno) = self.connections.make_way(program) {
             return reply.answer(Err(errno));
         }
         let (waits, said) = match self.run.land.quiet().set_out(program, family, to) {
@@ -78,19 +71,15 @@ impl Engine {
         reply: Reply,
     ) {
         let (waiting, told) = if waits { (Some(reply), None) } else { (None, Some(reply)) };
-        let prepared = self.run.land.quiet().ends(program, family, to).and_then(|ends| {
-            self.peers.remember(program, ends, to)?;
-            let (own, _) = ends;
-            Ok((own, self.run.land.end(own)?))
-        });
-        let begun = match prepared {
-            Ok((own, end)) => self
-                .connections
-                .begin(program.clone(), family, own, waiting)
-                .map(|attempt| (attempt, own, end)),
+        let ends = self.run.land.quiet().ends(program, family, to);
+        let begun = match ends.and_then(|ends| self.peers.remember(program, ends, to).map(|()| ends)) {
+            Ok((own, _)) => {
+                let begun = self.connections.begin(program.clone(), family, own, waiting);
+                begun.map(|attempt| (attempt, own))
+            }
             Err(errno) => Err((errno, waiting)),
         };
-        let (attempt, own, end) = match begun {
+        let (attempt, own) = match begun {
             Ok(begun) => begun,
             Err((errno, waiting)) => {
                 self.run.account.note(Deed::Connects(Kind::Stream, to), Err(errno));
@@ -100,22 +89,21 @@ impl Engine {
         };
         let (connections, land) = (self.connections.clone(), self.run.land.clone());
         let account = self.run.account.clone();
-        let at_verdict = Box::new(move |verdict: Result<(), Errno>| {
-            account.note(Deed::Connects(Kind::Stream, to), verdict);
+        let at_verdict = Box::new(move |verdict: Result<Accepted, Errno>| {
+            account
+                .note(Deed::Connects(Kind::Stream, to), verdict.as_ref().map(drop).map_err(|errno| *errno));
             match verdict {
-                Ok(()) => connections.join(attempt, &land),
+                Ok(accepted) => {
+                    accepted.joined(connections.join(attempt, &land));
+                    land.prepare_to_join(own);
+                }
                 Err(errno) => connections.refuse(attempt, errno, &land),
             }
         });
-        match self.run.conversation.open(circle, to, own, end.as_fd(), at_verdict) {
-            Ok(opened) => self.connections.opened(attempt, opened),
-            Err(errno) => {
-                self.run.account.note(Deed::Connects(Kind::Stream, to), Err(errno));
-                self.connections.refuse(attempt, errno, &self.run.land);
-            }
+        if let Err(errno) = self.run.conversation.open(circle, to, at_verdict) {
+            self.run.account.note(Deed::Connects(Kind::Stream, to), Err(errno));
+            self.connections.refuse(attempt, errno, &self.run.land);
         }
-        // The node has it. What it closes, it closes for good.
-        drop(end);
         match told {
             Some(reply) => reply.answer(Err(Errno::EINPROGRESS)),
             None => {

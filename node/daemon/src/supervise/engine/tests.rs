@@ -1,5 +1,5 @@
 use std::{
-    io::{Read, Write},
+    io::Read,
     net::{Ipv4Addr, TcpListener, TcpStream},
     os::unix::net::UnixStream,
     path::PathBuf,
@@ -14,7 +14,7 @@ use phantom_policy::{
     connect::Rules,
     frame::{FromNode, FromRun},
 };
-use socket2::{SockRef, Socket};
+use socket2::SockRef;
 
 use super::*;
 use crate::{
@@ -25,18 +25,11 @@ use crate::{
 /// A run of which the test is the node: what it is asked to open.
 struct World {
     engine: Arc<Engine>,
-    opened: Receiver<Opened>,
-    abandoned: Receiver<u32>,
+    opened: Receiver<u32>,
+    /// The other ends of programs' sockets.
+    joined: Receiver<Option<TcpStream>>,
     node: UnixStream,
     _runtime: tokio::runtime::Runtime,
-}
-
-/// A connection that the node is asked for.
-struct Opened {
-    id: u32,
-    /// To be connected to the program's socket.
-    end: Socket,
-    from: SocketAddr,
 }
 
 fn world(allow_local: bool) -> World {
@@ -55,56 +48,50 @@ fn world(allow_local: bool) -> World {
         account: Arc::default(),
     };
     let engine = Engine::new(run, Peers::known());
-    let ((tell, opened), (tell_abandoned, abandoned)) = (channel(), channel());
-    let (hears, says) = (node.try_clone().unwrap(), node.try_clone().unwrap());
+    let ((tell, opened), (tell_joined, joined)) = (channel(), channel());
+    let hears = node.try_clone().unwrap();
     thread::spawn(move || {
         let mut incoming = Incoming::new();
         while incoming.fill(&hears).unwrap_or(false) {
             while let Some((frame, descriptors)) = incoming.next().unwrap() {
                 match FromRun::decode(frame).unwrap() {
-                    FromRun::Open { id, from, .. } => {
-                        let end = descriptors.pop_front().unwrap().into();
-                        let _test_has_ended = tell.send(Opened { id, end, from });
-                    }
-                    FromRun::Abandon { id } => {
-                        let _test_has_ended = tell_abandoned.send(id);
-                        say(&says, FromNode::Verdict { id, outcome: Err(Told::ECONNABORTED) });
+                    FromRun::Open { id, .. } => _ = tell.send(id),
+                    FromRun::Joined { outcome, .. } => {
+                        let far = outcome.is_ok().then(|| TcpStream::from(descriptors.pop_front().unwrap()));
+                        let _test_has_ended = tell_joined.send(far);
                     }
                     other => panic!("{other:?}"),
                 }
             }
         }
     });
-    World { engine: Arc::new(engine.unwrap()), opened, abandoned, node, _runtime: runtime }
-}
-
-fn say(mut node: &UnixStream, frame: FromNode<'_>) {
-    node.write_all(frame.encode(&mut [0; 256]).unwrap()).unwrap();
+    World { engine: Arc::new(engine.unwrap()), opened, joined, node, _runtime: runtime }
 }
 
 impl World {
     /// What the party is asked for next.
-    fn opened(&self) -> Opened {
+    fn opened(&self) -> u32 {
         self.opened.recv_timeout(Duration::from_secs(5)).unwrap()
     }
 
     /// The party accepts the next connection. Returns the node's end of it.
     fn accept(&self) -> TcpStream {
-        self.accept_one(self.opened())
+        self.accept_one(self.opened()).unwrap()
     }
 
-    fn accept_one(&self, Opened { id, end, from }: Opened) -> TcpStream {
-        end.connect(&from.into()).unwrap();
-        say(&self.node, FromNode::Verdict { id, outcome: Ok(()) });
-        end.into()
+    fn accept_one(&self, id: u32) -> Option<TcpStream> {
+        self.say(FromNode::Verdict { id, outcome: Ok(()) });
+        self.joined.recv_timeout(Duration::from_secs(5)).unwrap()
     }
 
     fn refuse(&self) {
-        self.refuse_one(self.opened(), Told::ECONNREFUSED);
+        let id = self.opened();
+        self.say(FromNode::Verdict { id, outcome: Err(Told::ECONNREFUSED) });
     }
 
-    fn refuse_one(&self, opened: Opened, why: Told) {
-        say(&self.node, FromNode::Verdict { id: opened.id, outcome: Err(why) });
+    fn say(&self, frame: FromNode<'_>) {
+        use std::io::Write;
+        (&self.node).write_all(frame.encode(&mut [0; 256]).unwrap()).unwrap();
     }
 
     /// Makes a call that may wait.
@@ -286,18 +273,18 @@ fn whom_a_signal_interrupts_leaves_a_socket_that_tells_the_truth() {
         let call = Call::Connect { socket: ours, to: Given::Internet(PARTY.parse().unwrap()), thread: 0 };
         let signal = Arc::new(AtomicBool::new(false));
         world.engine.handle(call, Reply::to(Signalled(told, signal.clone())));
-        let opened = world.opened();
+        let id = world.opened();
         assert_eq!(world.peer(&socket), Err(Errno::ENOTCONN));
         signal.store(true, Ordering::Relaxed);
         assert!(matches!(outcome.recv_timeout(Duration::from_secs(5)).unwrap(), Ok(Answer::Interrupted)));
         assert!(!is_writable(&socket, PollTimeout::ZERO));
         assert_eq!((world.error(&socket), world.peer(&socket)), (0, Err(Errno::ENOTCONN)));
         if accepts {
-            let _far = world.accept_one(opened);
+            let _far = world.accept_one(id).unwrap();
             assert!(is_writable(&socket, SOON.into()));
             assert_eq!(world.error(&socket), 0);
         } else {
-            world.refuse_one(opened, Told::ETIMEDOUT);
+            world.say(FromNode::Verdict { id, outcome: Err(Told::ETIMEDOUT) });
             assert!(is_writable(&socket, SOON.into()));
             assert_eq!(world.error(&socket), Errno::ETIMEDOUT as i32);
         }
@@ -309,15 +296,15 @@ fn whoever_waits_for_one_socket_is_told_the_same() {
     let world = world(false);
     let socket = world.socket(libc::SOCK_STREAM);
     let first = world.connect(&socket, PARTY);
-    let opened = world.opened();
+    let id = world.opened();
     let second = world.connect(&socket, PARTY);
-    let _far = world.accept_one(opened);
+    let _far = world.accept_one(id).unwrap();
     assert_eq!((first.errno(), second.errno()), (None, None));
     assert!(!is_nonblocking(&socket).unwrap());
 }
 
 #[test]
-fn what_was_given_up_is_abandoned_by_the_node_before_the_socket_sets_out_again() {
+fn a_party_that_accepts_what_was_given_up_meets_no_later_connection_of_the_socket() {
     let world = world(false);
     let socket = world.socket(libc::SOCK_STREAM | libc::SOCK_NONBLOCK);
     SockRef::from(&socket).bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into()).unwrap();
@@ -332,7 +319,7 @@ fn what_was_given_up_is_abandoned_by_the_node_before_the_socket_sets_out_again()
         }
         assert_eq!(world.error(&socket), Errno::ECONNRESET as i32);
         assert_eq!(world.connect(&socket, "127.192.0.8:81").errno(), Some(Errno::EINPROGRESS));
-        assert_eq!(world.abandoned.try_recv(), Ok(given_up.id));
+        assert!(world.accept_one(given_up).is_none());
         assert!(!is_writable(&socket, PollTimeout::ZERO));
         let _far = world.accept();
         assert_eq!(world.peer(&socket), Ok("127.192.0.8:81".parse().unwrap()));
