@@ -65,8 +65,13 @@ impl Incoming {
         Incoming { bytes, start: 0, end: 0, descriptors: VecDeque::new() }
     }
 
-    /// Takes what there is, after all frames were read. False at the end.
+    /// Takes what there is, after all frames were read. False at the end. Descriptors that no frame has taken are an error: they
+    /// would become more and more.
     pub(crate) fn fill(&mut self, from: impl AsFd) -> io::Result<bool> {
+        let is_within_a_frame = self.start < self.end;
+        if self.descriptors.len() > usize::from(is_within_a_frame) {
+            return Err(io::ErrorKind::InvalidData.into());
+        }
         self.bytes.copy_within(self.start..self.end, 0);
         (self.start, self.end) = (0, self.end - self.start);
         let room = self.bytes.get_mut(self.end..).unwrap_or_default();
@@ -127,6 +132,21 @@ mod tests {
             }
         }
         assert_eq!(heard, [(1, Some(number_of(&first))), (2, None), (3, Some(number_of(&second)))]);
+    }
+
+    #[test]
+    fn descriptors_that_belong_to_no_frame_are_an_error() {
+        let mut buffer = [0; 64];
+        let nothing = FromRun::Visited { id: 1, outcome: Err(Errno::EACCES) }.encode(&mut buffer).unwrap();
+        let file = tempfile::tempfile().unwrap();
+        for (more, sent) in [(1, nothing.len()), (2, 3)] {
+            let (run, node) = UnixStream::pair().unwrap();
+            send(&run, &nothing[..sent], &vec![file.as_fd(); more]).unwrap();
+            let mut incoming = Incoming::new();
+            assert!(incoming.fill(&node).unwrap());
+            assert_eq!(incoming.next().unwrap().is_some(), sent == nothing.len());
+            assert_eq!(incoming.fill(&node).unwrap_err().kind(), std::io::ErrorKind::InvalidData);
+        }
     }
 
     #[test]

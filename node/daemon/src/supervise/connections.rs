@@ -80,6 +80,8 @@ pub(super) enum Leave {
     Interrupted,
     /// Its socket has no more patience.
     TimedOut,
+    /// Its socket is on its way no more, and never came to its party: somebody has shut it down, or so.
+    Ended(Errno),
 }
 
 impl Leave {
@@ -87,6 +89,7 @@ impl Leave {
         match self {
             Leave::Interrupted => Ok(Answer::Interrupted),
             Leave::TimedOut => Err(Errno::EINPROGRESS),
+            Leave::Ended(why) => Err(why),
         }
     }
 }
@@ -135,7 +138,10 @@ impl Connections {
                 if waiting.is_empty() {
                     return;
                 }
-                for cookie in waiting {
+                for (cookie, program) in waiting {
+                    if let Some(why) = ended(&program) {
+                        watching.leave(cookie, Leave::Ended(why), |_| true);
+                    }
                     watching.leave(cookie, Leave::Interrupted, Reply::is_interrupted);
                 }
                 pause = LOOK.max(begun.elapsed() * PART);
@@ -145,11 +151,11 @@ impl Connections {
     }
 
     /// Connections that are waited for. None: they are watched no more.
-    fn whom_to_watch(&self) -> Vec<u64> {
+    fn whom_to_watch(&self) -> Vec<(u64, Arc<OwnedFd>)> {
         let mut known = lock(&self.0);
         let watched =
             known.under_way.iter().filter(|(_, it)| it.replies.iter().any(Reply::is_ours_to_interrupt));
-        let waiting: Vec<_> = watched.map(|(cookie, _)| *cookie).collect();
+        let waiting: Vec<_> = watched.map(|(cookie, it)| (*cookie, it.program.clone())).collect();
         known.is_watched = !waiting.is_empty();
         waiting
     }
@@ -317,6 +323,17 @@ impl Known {
 /// The kernel's number of a socket.
 pub(super) fn cookie(socket: &OwnedFd) -> Result<u64, Errno> {
     socket2::SockRef::from(socket).cookie().map_err(|error| errno(&error))
+}
+
+/// Why a socket that was on its way is so no more, if it does not stand either, as its kernel says it to whoever waits.
+fn ended(program: &OwnedFd) -> Option<Errno> {
+    if raw::is_closed(program.as_fd()) != Ok(true) {
+        return None;
+    }
+    match getsockopt(program, sockopt::SocketError) {
+        Ok(0) | Err(_) => Some(Errno::ECONNABORTED),
+        Ok(error) => Some(Errno::from_raw(error)),
+    }
 }
 
 /// Makes it as if it had not been connected.

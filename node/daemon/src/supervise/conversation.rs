@@ -189,7 +189,7 @@ pub(super) struct Accepted {
 impl Accepted {
     /// Hands the other end of the program's socket over, or says that there is none.
     pub(super) fn joined(self, end: Result<OwnedFd, Errno>) {
-        self.link.say_joined(self.id, end);
+        self.link.hand_over(Handed { id: self.id, to: Whom::Party, end });
     }
 }
 
@@ -226,11 +226,26 @@ struct Link {
     visits: AtomicUsize,
 }
 
-/// Other ends of programs' sockets that could not be handed over at once.
+/// What could not be handed over at once.
 #[derive(Default)]
 struct Late {
-    joined: VecDeque<(u32, Result<OwnedFd, Errno>)>,
+    handed: VecDeque<Handed>,
     is_being_said: bool,
+}
+
+/// The other end of a program's socket, or why there is none.
+struct Handed {
+    id: u32,
+    to: Whom,
+    end: Result<OwnedFd, Errno>,
+}
+
+/// Who has it.
+#[derive(Clone, Copy)]
+enum Whom {
+    /// Who has accepted a connection.
+    Party,
+    Visitor,
 }
 
 #[derive(Default)]
@@ -303,46 +318,47 @@ impl Link {
 
     /// For who hears the node, and must not wait for it: it might wait for us to hear. What cannot be said at once is left to a
     /// thread, which ends when all of it is said.
-    fn say_joined(self: &Arc<Link>, id: u32, end: Result<OwnedFd, Errno>) {
+    fn hand_over(self: &Arc<Link>, handed: Handed) {
         let mut late = lock(&self.late);
         if !late.is_being_said
             && let Ok(mut voice) = self.voice.try_lock()
             && wait_for(&self.stream, PollFlags::POLLOUT, PollTimeout::ZERO).unwrap_or(false)
         {
             drop(late);
-            return self.utter_joined(&mut voice, id, &end);
+            return self.utter_handed(&mut voice, &handed);
         }
-        late.joined.push_back((id, end));
+        late.handed.push_back(handed);
         if late.is_being_said {
             return;
         }
         let link = self.clone();
         late.is_being_said =
-            thread::Builder::new().name("joined".to_owned()).spawn(move || link.say_late()).is_ok();
+            thread::Builder::new().name("late".to_owned()).spawn(move || link.hand_over_late()).is_ok();
         if !late.is_being_said {
             drop(late);
             self.end();
         }
     }
 
-    fn say_late(&self) {
+    fn hand_over_late(&self) {
         loop {
             let mut late = lock(&self.late);
-            let Some((id, end)) = late.joined.pop_front() else {
+            let Some(handed) = late.handed.pop_front() else {
                 late.is_being_said = false;
                 return;
             };
             drop(late);
-            self.utter_joined(&mut lock(&self.voice), id, &end);
+            self.utter_handed(&mut lock(&self.voice), &handed);
         }
     }
 
-    fn utter_joined(&self, voice: &mut [u8], id: u32, end: &Result<OwnedFd, Errno>) {
-        let (outcome, with) = match end {
-            Ok(end) => (Ok(()), Some(end.as_fd())),
-            Err(errno) => (Err(told(*errno)), None),
+    fn utter_handed(&self, voice: &mut [u8], Handed { id, to, end }: &Handed) {
+        let (id, outcome) = (*id, end.as_ref().map(drop).map_err(|errno| told(*errno)));
+        let frame = match to {
+            Whom::Party => FromRun::Joined { id, outcome },
+            Whom::Visitor => FromRun::Visited { id, outcome },
         };
-        if self.utter(voice, FromRun::Joined { id, outcome }, with).is_err() {
+        if self.utter(voice, frame, end.as_ref().ok().map(AsFd::as_fd)).is_err() {
             self.end();
         }
     }
@@ -373,12 +389,12 @@ impl Link {
                 Err(error) => return Err(error),
             }
             while let Some((frame, _)) = incoming.next()? {
-                self.hear(FromNode::decode(frame).ok_or(ErrorKind::InvalidData)?)?;
+                self.hear(FromNode::decode(frame).ok_or(ErrorKind::InvalidData)?);
             }
         }
     }
 
-    fn hear(self: &Arc<Link>, frame: FromNode<'_>) -> io::Result<()> {
+    fn hear(self: &Arc<Link>, frame: FromNode<'_>) {
         let waiter = |id| lock(&self.waiting).as_mut().and_then(|waiting| waiting.by_id.remove(&id));
         match frame {
             FromNode::Verdict { id, outcome } => {
@@ -407,7 +423,7 @@ impl Link {
                 }
             }
             FromNode::Visit { id, kind, port, address, alias } => {
-                self.visit(id, Visit { kind, port, address, alias })?;
+                self.visit(id, Visit { kind, port, address, alias });
             }
             FromNode::Ended { id } => {
                 if let Some(Waiter::Flow { at_end, .. }) = waiter(id) {
@@ -415,7 +431,6 @@ impl Link {
                 }
             }
         }
-        Ok(())
     }
 
     fn keep(&self, id: u32, waiter: Waiter) {
@@ -425,30 +440,20 @@ impl Link {
     }
 
     /// Somebody comes. A server may have many to accept before: each waits in a thread of its own.
-    fn visit(self: &Arc<Link>, id: u32, visit: Visit) -> io::Result<()> {
+    fn visit(self: &Arc<Link>, id: u32, visit: Visit) {
         let link = self.clone();
         let receiving = move || {
-            let received = match link.reception.get() {
+            let end = match link.reception.get() {
                 Some(at_visit) => at_visit(visit),
                 None => Err(Errno::ECONNREFUSED),
             };
             link.visits.fetch_sub(1, Ordering::Relaxed);
-            if link.answer_visit(id, received).is_err() {
-                link.end();
-            }
+            link.utter_handed(&mut lock(&link.voice), &Handed { id, to: Whom::Visitor, end });
         };
         let has_room = self.visits.fetch_add(1, Ordering::Relaxed) < VISITS;
-        if has_room && thread::Builder::new().name("visit".to_owned()).spawn(receiving).is_ok() {
-            return Ok(());
-        }
-        self.visits.fetch_sub(1, Ordering::Relaxed);
-        self.answer_visit(id, Err(Errno::EAGAIN))
-    }
-
-    fn answer_visit(&self, id: u32, received: Result<OwnedFd, Errno>) -> io::Result<()> {
-        match received {
-            Ok(socket) => self.say(FromRun::Visited { id, outcome: Ok(()) }, Some(socket.as_fd())),
-            Err(errno) => self.say(FromRun::Visited { id, outcome: Err(told(errno)) }, None),
+        if !has_room || thread::Builder::new().name("visit".to_owned()).spawn(receiving).is_err() {
+            self.visits.fetch_sub(1, Ordering::Relaxed);
+            self.hand_over(Handed { id, to: Whom::Visitor, end: Err(Errno::EAGAIN) });
         }
     }
 

@@ -117,6 +117,11 @@ pub(super) fn has_stood(socket: BorrowedFd<'_>) -> Result<bool, Errno> {
     Ok(!matches!(state(socket)?, BEGUN | ANSWERED | CLOSED | LISTENS))
 }
 
+/// Whether a socket of TCP is not connected, nor on its way.
+pub(super) fn is_closed(socket: BorrowedFd<'_>) -> Result<bool, Errno> {
+    Ok(state(socket)? == CLOSED)
+}
+
 /// `TCP_SYN_SENT`, `TCP_SYN_RECV`, `TCP_CLOSE` and `TCP_LISTEN`.
 const BEGUN: u8 = 2;
 const ANSWERED: u8 = 3;

@@ -72,6 +72,9 @@ impl Engine {
     ) {
         let (waiting, told) = if waits { (Some(reply), None) } else { (None, Some(reply)) };
         let ends = self.run.land.quiet().ends(program, family, to);
+        // Who has chosen a place of ours would meet itself there, or others.
+        let ends = ends
+            .and_then(|ends| if self.run.land.is_ours(ends.0) { Err(Errno::EADDRINUSE) } else { Ok(ends) });
         let begun = match ends.and_then(|ends| self.peers.remember(program, ends, to).map(|()| ends)) {
             Ok((own, _)) => {
                 let begun = self.connections.begin(program.clone(), family, own, waiting);

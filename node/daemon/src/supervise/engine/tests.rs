@@ -292,6 +292,21 @@ fn whom_a_signal_interrupts_leaves_a_socket_that_tells_the_truth() {
 }
 
 #[test]
+fn whose_socket_is_shut_down_waits_no_longer() {
+    let world = world(false);
+    let socket = world.socket(libc::SOCK_STREAM);
+    let (told, outcome) = channel();
+    let ours = socket.try_clone().unwrap();
+    let call = Call::Connect { socket: ours, to: Given::Internet(PARTY.parse().unwrap()), thread: 0 };
+    world.engine.handle(call, Reply::to(Signalled(told, Arc::default())));
+    let opened = world.opened();
+    nix::sys::socket::shutdown(socket.as_raw_fd(), nix::sys::socket::Shutdown::Both).unwrap();
+    let returned = outcome.recv_timeout(Duration::from_secs(5)).unwrap();
+    assert_eq!(returned.map(drop), Err(Errno::ECONNRESET), "as without the seal");
+    assert!(world.accept_one(opened).is_none());
+}
+
+#[test]
 fn whoever_waits_for_one_socket_is_told_the_same() {
     let world = world(false);
     let socket = world.socket(libc::SOCK_STREAM);
