@@ -129,7 +129,8 @@ impl Quiet {
         Ok((local_address(program)?, self.places.led_to(family, to).address))
     }
 
-    /// Connects a program's socket that is on its way with a socket of ours, which is returned. That one does not wait.
+    /// Connects a program's socket that is on its way with a socket of ours, which is returned. That one does not wait. Not for
+    /// the node to do: only we see that it is this socket still, and no other one that has come to its place.
     pub(super) fn join(
         &self,
         program: &OwnedFd,
