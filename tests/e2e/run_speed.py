@@ -1,11 +1,25 @@
-"""What goes through a connection of `phantom run` is as fast as through the proxy port."""
+"""What `phantom run` costs a program, beside what others do: a connection, and what goes through it."""
 
 import statistics
 
 from harness import build, test
+from harness.cost import Cost, lines
 from harness.phantom import Demo
 
 STREAM, STREAMS, AT_LEAST = 200_000_000, 5, 0.95
+ROUNDS, COUNT = 7, 1_000
+# Times what a connect costs with the others. It meets a seal, and they go by the proxy port alone.
+AT_MOST = {"torsocks": 1.25, "proxychains4": 1.1}
+
+
+@test(bound=300, only_all=True)
+def a_connect_costs_about_what_it_does_with_torsocks_and_proxychains(t):
+    table = Cost(t, build.phantom_of_users()).table(ROUNDS, COUNT)
+    for line in lines(table):
+        t.note(line)
+    times = {other: table["phantom run"]["connect"] / table[other]["connect"] for other in AT_MOST}
+    t.note(", ".join(f"{ratio:.2f} times {other}" for other, ratio in times.items()))
+    assert all(times[other] <= most for other, most in AT_MOST.items()), times
 
 
 @test(bound=600, only_all=True)
