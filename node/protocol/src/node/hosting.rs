@@ -28,6 +28,9 @@ const REPUBLISH: Duration = Duration::from_secs(1800);
 const SETTLE: Duration = Duration::from_millis(400);
 /// An entry that has been handed in must be known here, too, after this.
 const COMES_BACK: Duration = Duration::from_secs(20);
+/// So often in a row an entry that somebody else's stands before is published again: an earlier life of the service has signed it,
+/// or another node that hosts the same identity, with which there is no end.
+const OVERTAKES: usize = 3;
 /// An entry is handed in at the terminals of this many of its paths.
 const PUBLISHERS: usize = 2;
 
@@ -47,6 +50,18 @@ pub struct Service {
     check_at: Option<Moment>,
     /// Entries in a row that have not.
     lost: usize,
+    /// Those of them before which somebody else's stood.
+    overtaken: usize,
+    /// The ways in that the last entry names.
+    named: Vec<EntryNode>,
+}
+
+/// What is known here of the last entry, some time after it was handed in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Known {
+    Itself,
+    Nothing,
+    Anothers,
 }
 
 impl Service {
@@ -60,6 +75,8 @@ impl Service {
             publish_at: None,
             check_at: None,
             lost: 0,
+            overtaken: 0,
+            named: Vec::new(),
         }
     }
 
@@ -99,10 +116,24 @@ impl Service {
         self.check_at.take_if(|at| *at <= now).is_some()
     }
 
+    /// What this entry, which is the newest one that is known, is to the last one of ours. Of two with the same date the one that
+    /// came first stays: so a life that ended in the second in which this one began may have the last word.
+    fn known(&self, entry: Option<&ApEntry>) -> Known {
+        match entry {
+            Some(entry) if entry.issued == self.issued && entry.entry_nodes == self.named => Known::Itself,
+            Some(entry) if entry.issued >= self.issued => Known::Anothers,
+            _ => Known::Nothing,
+        }
+    }
+
     /// The last entry has come back, or not.
-    fn handle_check(&mut self, now: Moment, is_back: bool) {
-        self.lost = if is_back { 0 } else { self.lost + 1 };
-        if !is_back {
+    fn handle_check(&mut self, now: Moment, known: Known) {
+        (self.lost, self.overtaken) = match known {
+            Known::Itself => (0, 0),
+            Known::Nothing => (self.lost + 1, 0),
+            Known::Anothers => (self.lost, self.overtaken + 1),
+        };
+        if known != Known::Itself && self.overtaken <= OVERTAKES {
             self.publish_soon(now);
         }
     }
@@ -129,12 +160,18 @@ impl Service {
         SessionSecret::from_bytes(*seed.derive(&[b"session secret", &epoch.to_be_bytes()]).as_bytes())
     }
 
+    /// Begins another entry, of this date. It names the newest ways in: the oldest one may be about to end, and be there only until
+    /// its successor is known.
+    fn begin_entry(&mut self, issued: UnixTime) {
+        self.issued = issued;
+        self.named = self.entries.values().rev().take(ENTRIES).cloned().collect();
+    }
+
     /// The entry of an epoch, as storers keep it.
     fn seal(&self, epoch: u64, rng: &mut impl CryptoRng) -> Option<Vec<u8>> {
         let entry = ApEntry {
             public: self.secret.public(),
-            // The newest: the oldest one may be about to end, and be there only until its successor is known.
-            entry_nodes: self.entries.values().rev().take(ENTRIES).cloned().collect(),
+            entry_nodes: self.named.clone(),
             session_secret: self.session_secret(epoch),
             capabilities: 0,
             issued: self.issued,
@@ -209,18 +246,17 @@ impl Node {
         for (id, service) in self.services.iter_mut().filter(|(_, service)| service.is_due(now.moment)) {
             let public = service.secret.public();
             let view = self.exchange.view();
-            let known = [today, today + 1]
-                .map(|epoch| view.look_up_in(&public, epoch, now.unix).map(|entry| entry.issued));
+            let known = [today, today + 1].map(|epoch| view.look_up_in(&public, epoch, now.unix));
             if service.take_check(now.moment) {
-                let is_back = known.iter().all(|issued| *issued >= Some(service.issued));
-                service.handle_check(now.moment, is_back);
+                let [worst, other] = known.each_ref().map(|entry| service.known(entry.as_ref()));
+                service.handle_check(now.moment, if worst == Known::Itself { other } else { worst });
             }
             if !service.take_due(now.moment) {
                 continue;
             }
             // An earlier life, whose clock was ahead, may have signed a later one.
-            let newest = known.into_iter().flatten().max().map_or(0, |issued| issued.0);
-            service.issued = UnixTime((service.issued.0.max(newest) + 1).max(now.unix.0));
+            let newest = known.iter().flatten().map(|entry| entry.issued.0).max().unwrap_or(0);
+            service.begin_entry(UnixTime((service.issued.0.max(newest) + 1).max(now.unix.0)));
             for epoch in [today, today + 1] {
                 let Some(entry) = service.seal(epoch, &mut self.rng) else { continue };
                 for path in service.publishers() {
@@ -290,25 +326,52 @@ mod tests {
         let first: Vec<_> = service.publishers().collect();
         assert!(!service.take_check(NOW));
         assert!(service.take_check(NOW + COMES_BACK));
-        service.handle_check(NOW + COMES_BACK, false);
+        service.handle_check(NOW + COMES_BACK, Known::Nothing);
         assert!(service.take_due(NOW + COMES_BACK));
         let second: Vec<_> = service.publishers().collect();
         assert_eq!((first.len(), second.len()), (PUBLISHERS, PUBLISHERS));
         assert!(second.iter().any(|path| !first.contains(path)));
-        service.handle_check(NOW + COMES_BACK, true);
+        service.handle_check(NOW + COMES_BACK, Known::Itself);
         assert!(!service.take_due(NOW + COMES_BACK));
         assert_eq!(service.publishers().collect::<Vec<_>>(), first);
     }
 
+    fn opened(service: &Service, now: UnixTime) -> ApEntry {
+        let mut rng = ChaCha20Rng::from_seed([2; 32]);
+        let sealed = SealedEntry::decode(&service.seal(epoch_of(now), &mut rng).unwrap()).unwrap();
+        sealed.verify(now).unwrap().open(&service.secret.public(), now).unwrap()
+    }
+
+    #[test]
+    fn the_entry_of_an_earlier_life_is_not_taken_for_ones_own_though_it_is_as_late() {
+        let (mut before, mut service) = (service(2), service(3));
+        let now = UnixTime(1_000);
+        before.begin_entry(now);
+        service.begin_entry(now);
+        assert_eq!(service.known(Some(&opened(&service, now))), Known::Itself);
+        assert_eq!(service.known(Some(&opened(&before, now))), Known::Anothers);
+        before.begin_entry(UnixTime(999));
+        assert_eq!(service.known(Some(&opened(&before, now))), Known::Nothing, "ours is on its way");
+        assert_eq!(service.known(None), Known::Nothing);
+        // It is overtaken, but whoever is another node with the same identity is so only a few times.
+        assert!(service.take_due(NOW));
+        let again = (0..10).filter(|_| {
+            service.handle_check(NOW, Known::Anothers);
+            service.take_due(NOW)
+        });
+        assert_eq!(again.count(), OVERTAKES);
+        service.handle_check(NOW, Known::Itself);
+        service.handle_check(NOW, Known::Anothers);
+        assert!(service.take_due(NOW));
+    }
+
     #[test]
     fn the_entry_names_the_newest_ways_in() {
-        let service = service(4);
-        let mut rng = ChaCha20Rng::from_seed([2; 32]);
+        let mut service = service(4);
         let now = UnixTime(1_000);
-        let service = Service { issued: now, ..service };
-        let sealed = SealedEntry::decode(&service.seal(epoch_of(now), &mut rng).unwrap()).unwrap();
-        let opened = sealed.verify(now).unwrap().open(&service.secret.public(), now).unwrap();
-        let named: Vec<u8> = opened.entry_nodes.iter().map(|way| way.contact.id.as_bytes()[0]).collect();
+        service.begin_entry(now);
+        let named: Vec<u8> =
+            opened(&service, now).entry_nodes.iter().map(|way| way.contact.id.as_bytes()[0]).collect();
         assert_eq!(named, [3, 2, 1]);
     }
 
