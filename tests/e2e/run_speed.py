@@ -8,8 +8,8 @@ from harness.phantom import Demo
 
 STREAM, STREAMS, AT_LEAST = 200_000_000, 5, 0.95
 ROUNDS, COUNT = 7, 1_000
-# Times what a connect costs with the others. It meets a seal, and they go by the proxy port alone.
-AT_MOST = {"torsocks": 1.25, "proxychains4": 1.1}
+# Times what a connect costs with the others, which put no seal on it; 1.2 and 1.1 are usual, the rest is for noise.
+AT_MOST = {"torsocks": 1.6, "proxychains4": 1.45}
 
 
 @test(bound=300, only_all=True)
