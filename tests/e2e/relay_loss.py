@@ -9,7 +9,7 @@ import random
 import time
 
 from harness import build, links, test
-from harness.children import wait_for
+from harness.children import wait_for, whole_lines
 from harness.phantom import READY, Node
 
 NODES = 12
@@ -78,7 +78,7 @@ def bring_up(t):
 
 def serve(t):
     server = t.children.start("site", build.loadgen(), "serve", "--listen", "127.0.0.1:0")
-    address = wait_for("the site's address", lambda: server.log.read_text().strip(), 10, server)
+    address = wait_for("the site's address", lambda: whole_lines(server).strip(), 10, server)
     expected = t.children.run("curl", "-q", "--noproxy", "*", "--silent", f"http://{address}/sha256/{SIZE}").stdout
     return int(address.rsplit(":", 1)[1]), expected.strip()
 

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from harness import build, test
-from harness.children import wait_for
+from harness.children import wait_for, whole_lines
 from harness.island import Island
 from harness.phantom import Demo, Node
 
@@ -99,13 +99,13 @@ class Churn:
         wait_for("the supervisor's sockets to be closed", lambda: self.sockets() <= before + STOCK, patience, self.process)
         os.write(orders, b"\n")
         ended = self.process.wait(30)
-        said = self.process.log.read_text().splitlines()
+        said = whole_lines(self.process).splitlines()
         os.close(orders)
         assert ended == 0 and said[0] == "warm" and said[-1] == "done" and len(said) == 3, (name, ended, said)
         self.said = said[1]
 
     def reach(self, word, bound):
-        wait_for(word, lambda: word in self.process.log.read_text().splitlines(), bound, self.process)
+        wait_for(word, lambda: word in whole_lines(self.process).splitlines(), bound, self.process)
 
     def sockets(self):
         """How many of them the supervisor has."""
@@ -123,7 +123,7 @@ class Services:
         self.fifo = t.folder / f"{name}-fifo"
         os.mkfifo(self.fifo)
         process = t.children.start(f"{name}-services", "python3", HERE / "services.py", self.fifo)
-        said = wait_for("the services", process.log.read_text, 20, process)
+        said = wait_for("the services", lambda: whole_lines(process), 20, process)
         self.ports = said.split()
 
     def publish(self, node):

@@ -8,7 +8,7 @@ import struct
 import threading
 
 from harness import build, test
-from harness.children import wait_for
+from harness.children import wait_for, whole_lines
 from harness.phantom import Demo, world
 from harness.suite import Skip
 
@@ -169,7 +169,7 @@ def a_program_takes_itself_for_online_by_an_interface_that_leads_nowhere(t):
 
 
 def line(process, beginning):
-    return next((said for said in process.log.read_text().splitlines() if said.startswith(beginning)), None)
+    return next((said for said in whole_lines(process).splitlines() if said.startswith(beginning)), None)
 
 
 class SilentNode:

@@ -87,6 +87,12 @@ class Children:
         return "\n".join(parts)
 
 
+def whole_lines(process):
+    """What it has printed so far, without a line that it is still writing: Python may write word by word."""
+    text = process.log.read_text(errors="replace")
+    return text[: text.rfind("\n") + 1]
+
+
 def wait_for(what, condition, bound, process=None):
     """Polls until `condition()` is true and returns its value; fails at once when `process` has ended."""
     deadline = time.monotonic() + bound

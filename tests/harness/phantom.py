@@ -9,7 +9,7 @@ import threading
 import urllib.parse
 
 from . import build
-from .children import wait_for
+from .children import wait_for, whole_lines
 
 INVITATION = re.compile(r"phantom-invitation-1:[a-z2-7]+")
 AP_NAME = re.compile(r"\b[a-z2-7]{56}\.ap\b")
@@ -86,7 +86,7 @@ class Demo:
         return curl(self.t, self.socks, self.url + path, *options, bound=bound).stdout
 
     def printed(self):
-        return self.process.log.read_text(errors="replace")
+        return whole_lines(self.process)
 
 
 class Node:
@@ -135,7 +135,7 @@ class Node:
         return curl(self.t, self.socks, url, *options, bound=bound).stdout
 
     def printed(self):
-        return self.process.log.read_text(errors="replace")
+        return whole_lines(self.process)
 
 
 def complete_json(file):

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 from harness import build, test
-from harness.children import wait_for
+from harness.children import wait_for, whole_lines
 from harness.island import Island
 from harness.phantom import Demo, Node, free_port, world
 
@@ -207,7 +207,7 @@ class Visitor:
         os.write(self.orders, f"{order}\n".encode())
 
     def said(self):
-        return self.process.log.read_text()
+        return whole_lines(self.process)
 
     def next(self):
         """What the next visit meets."""

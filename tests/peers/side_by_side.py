@@ -3,7 +3,7 @@
 import json
 
 from harness import build, test
-from harness.children import wait_for
+from harness.children import wait_for, whole_lines
 from harness.load import MEGABYTE, Load, table, workload
 from harness.phantom import Demo
 
@@ -47,6 +47,6 @@ def phantom(t, scale):
 def tor(t, scale):
     """The site is a process of its own here: its processor time does not count, in Tor's favour."""
     server = t.children.start("site", build.loadgen(), "serve", "--listen", "127.0.0.1:0")
-    target = wait_for("the site's address", lambda: server.log.read_text().strip(), 10, server)
+    target = wait_for("the site's address", lambda: whole_lines(server).strip(), 10, server)
     network = TorNetwork(t, target)
     return workload(Load(t, network.socks, network.site, network.pids), 30 * MEGABYTE * scale, 60 * MEGABYTE * scale, 200)
