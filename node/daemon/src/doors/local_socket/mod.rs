@@ -8,6 +8,7 @@ mod client;
 mod frame;
 mod origin;
 mod place;
+mod room;
 mod server;
 #[cfg(test)]
 mod tests;

@@ -19,6 +19,9 @@ use crate::{
     supervise::namespace,
 };
 
+/// Read at once at first.
+const AT_FIRST: usize = 256;
+
 /// What a socket says of where it is.
 #[derive(Debug, PartialEq, Eq)]
 struct Place {
@@ -59,18 +62,23 @@ pub(super) async fn show(to: &UnixStream, bytes: &[u8], proof: Option<&OwnedFd>)
     }
 }
 
-/// The first byte of a conversation, and whether its client is where this node is. Nothing at the end.
-pub(super) async fn look(from: &UnixStream) -> io::Result<Option<(u8, bool)>> {
-    let (mut byte, mut shown) = ([0], VecDeque::new());
+/// The first bytes of a conversation, and whether its client is where this node is. Nothing at the end.
+pub(super) async fn look(from: &UnixStream) -> io::Result<Option<(Vec<u8>, bool)>> {
     loop {
         from.readable().await?;
-        match from.try_io(Interest::READABLE, || receive(from, &mut byte, &mut shown)) {
-            Ok(0) => return Ok(None),
-            Ok(_) => return Ok(Some((byte[0], is_here(shown.front()).unwrap_or(false)))),
+        match from.try_io(Interest::READABLE, || look_once(from)) {
             Err(error) if error.kind() == ErrorKind::WouldBlock => {}
-            Err(error) => return Err(error),
+            looked => return looked,
         }
     }
+}
+
+/// The same, if they have come already: an error of its own kind if not.
+pub(super) fn look_once(from: &UnixStream) -> io::Result<Option<(Vec<u8>, bool)>> {
+    let (mut bytes, mut shown) = (vec![0; AT_FIRST], VecDeque::new());
+    let length = receive(from, &mut bytes, &mut shown)?;
+    bytes.truncate(length);
+    Ok((length > 0).then(|| (bytes, is_here(shown.front()).unwrap_or(false))))
 }
 
 fn is_here(shown: Option<&OwnedFd>) -> io::Result<bool> {

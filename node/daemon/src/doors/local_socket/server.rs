@@ -4,20 +4,15 @@ use std::{convert::Infallible, io, sync::Arc, time::Duration};
 
 use nix::unistd::geteuid;
 use phantom_protocol::{address::ApName, identity::ApPublic};
-use tokio::{
-    io::AsyncReadExt,
-    net::UnixStream,
-    sync::{OwnedSemaphorePermit, Semaphore},
-    task::JoinSet,
-    time::timeout,
-};
+use tokio::{io::AsyncReadExt, net::UnixStream, sync::OwnedSemaphorePermit, task::JoinSet, time::timeout};
 use tracing::{debug, warn};
 
-use super::{ErrorCode, LocalSocket, Publish, Reply, Request, VERSION, frame, origin};
+use super::{
+    ErrorCode, LocalSocket, Publish, Reply, Request, VERSION, frame, origin,
+    room::{Room, Stranger},
+};
 use crate::doors::{Begun, CommandHandle, LABEL_RULE, Runs, is_label};
 
-/// Clients at once; more wait.
-const CLIENTS: usize = 64;
 /// A client that asks nothing for so long is left.
 const SILENCE: Duration = Duration::from_secs(60);
 /// What a client is told that is not where the node is.
@@ -29,11 +24,10 @@ const LONGEST_PING: Duration = Duration::from_secs(60);
 impl LocalSocket {
     /// Serves clients until the future is dropped.
     pub async fn serve<N: CommandHandle>(self, node: Arc<N>, runs: Arc<Runs<N>>) -> Infallible {
-        let places = Arc::new(Semaphore::new(CLIENTS));
+        let mut room = Room::new();
         let mut clients = JoinSet::new();
         loop {
             while clients.try_join_next().is_some() {}
-            let Ok(place) = places.clone().acquire_owned().await else { continue };
             let stream = match self.listener.accept().await {
                 Ok((stream, _)) => stream,
                 Err(error) => {
@@ -46,9 +40,10 @@ impl LocalSocket {
                 warn!("another user was turned away from the local socket");
                 continue;
             }
+            let stranger = room.enter().await;
             let (node, runs) = (node.clone(), runs.clone());
             clients.spawn(async move {
-                if let Err(error) = serve_client(stream, &*node, &runs, place).await {
+                if let Err(error) = receive(stream, &*node, &runs, stranger).await {
                     debug!("a client of the local socket was left: {error}");
                 }
             });
@@ -61,15 +56,41 @@ fn is_own_user(stream: &UnixStream) -> bool {
     stream.peer_cred().is_ok_and(|peer| peer.uid() == geteuid().as_raw() || peer.uid() == 0)
 }
 
-async fn serve_client<N: CommandHandle>(
-    mut stream: UnixStream,
+/// Serves a client as long as it may stay.
+async fn receive<N: CommandHandle>(
+    stream: UnixStream,
     node: &N,
     runs: &Arc<Runs<N>>,
-    place: OwnedSemaphorePermit,
+    mut stranger: Stranger,
 ) -> io::Result<()> {
-    let Some((first, is_here)) = timeout(SILENCE, origin::look(&stream)).await?? else { return Ok(()) };
-    let (first, mut greeted) = ([first], false);
-    let mut begun = &first[..];
+    let looked = tokio::select! {
+        biased;
+        looked = timeout(SILENCE, origin::look(&stream)) => looked??,
+        // What has come in the meantime counts.
+        () = stranger.is_in_the_way() => origin::look_once(&stream)?,
+    };
+    match looked {
+        Some((first, true)) => converse(stream, &first, node, runs, Some(stranger.stay())).await,
+        Some((first, false)) => {
+            tokio::select! {
+                biased;
+                ended = converse(stream, &first, node, runs, None) => ended,
+                () = stranger.is_in_the_way() => Ok(()),
+            }
+        }
+        None => Ok(()),
+    }
+}
+
+/// Answers a client, of whom these bytes have come. One that is not where the node is has no place of its own.
+async fn converse<N: CommandHandle>(
+    mut stream: UnixStream,
+    first: &[u8],
+    node: &N,
+    runs: &Arc<Runs<N>>,
+    place: Option<OwnedSemaphorePermit>,
+) -> io::Result<()> {
+    let (mut begun, mut greeted) = (first, false);
     loop {
         let mut said = (&mut begun).chain(&mut stream);
         let next = timeout(SILENCE, frame::read(&mut said, frame::REQUEST)).await??;
@@ -78,7 +99,7 @@ async fn serve_client<N: CommandHandle>(
             Err(error) => {
                 wrong(ErrorCode::Request, format!("This node does not know this request: {error}."))
             }
-            Ok(Request::Hello { version: VERSION }) if !is_here => {
+            Ok(Request::Hello { version: VERSION }) if place.is_none() => {
                 return frame::write(&mut stream, &wrong(ErrorCode::Failed, AWAY.to_owned())).await;
             }
             Ok(Request::Hello { version: VERSION }) => {

@@ -249,6 +249,62 @@ async fn who_shows_no_socket_of_the_nodes_own_network_gives_no_orders() {
     }
 }
 
+/// Connections that have shown nothing.
+async fn silent(world: &World) -> Vec<UnixStream> {
+    let mut silent = Vec::new();
+    for _ in 0..room::CLIENTS {
+        silent.push(UnixStream::connect(&world.place).await.unwrap());
+    }
+    silent
+}
+
+#[tokio::test]
+async fn who_is_silent_keeps_nobody_out_and_who_has_spoken_stays() {
+    let world = world().await;
+    let mut silent_ones = silent(&world).await;
+    let mut early = LocalClient::connect(std::slice::from_ref(&world.place)).await.unwrap();
+    silent_ones.extend(silent(&world).await);
+    let mut late = LocalClient::connect(std::slice::from_ref(&world.place)).await.unwrap();
+    for client in [&mut early, &mut late] {
+        assert_eq!(client.status().await.unwrap().node, "12ab");
+    }
+    assert_eq!(silent_ones[0].read(&mut [0]).await.unwrap(), 0, "it has made way");
+}
+
+#[tokio::test]
+async fn who_shows_itself_from_elsewhere_keeps_nobody_out_either() {
+    let world = world().await;
+    let mut elsewhere = silent(&world).await;
+    for stream in &mut elsewhere {
+        assert_eq!(say_showing(stream, json!({"request": "status"}), None).await["code"], "version");
+    }
+    LocalClient::connect(&[world.place]).await.unwrap();
+}
+
+#[tokio::test]
+async fn where_all_have_spoken_all_are_served_and_one_more_waits_for_its_turn() {
+    let world = world().await;
+    let hello = frame::encode(&json!({"request": "hello", "version": 1})).unwrap();
+    let mut all = silent(&world).await;
+    all.push(UnixStream::connect(&world.place).await.unwrap());
+    // Nobody was looked at yet: the node has the same thread.
+    for stream in &all {
+        origin::show(stream, &hello, Some(&origin::proof().unwrap())).await.unwrap();
+    }
+    let mut last = all.pop().unwrap();
+    for stream in &mut all {
+        let length = stream.read_u32().await.unwrap();
+        stream.read_exact(&mut vec![0; length as usize]).await.unwrap();
+    }
+    let mut none = [0];
+    assert!(last.try_read(&mut none).is_err_and(|error| error.kind() == std::io::ErrorKind::WouldBlock));
+    all.pop();
+    assert!(last.read_u32().await.unwrap() > 0);
+    for stream in &mut all {
+        assert_eq!(say(stream, json!({"request": "status"})).await["reply"], "status");
+    }
+}
+
 #[tokio::test]
 async fn a_frame_that_is_too_long_ends_the_conversation_only() {
     let world = world().await;
