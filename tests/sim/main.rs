@@ -6,6 +6,7 @@ mod adversaries;
 mod anonymity;
 mod endurance;
 mod exchange;
+mod lives;
 mod network;
 mod paths;
 mod reachable;

@@ -6,6 +6,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    ops::Range,
     time::Duration,
 };
 
@@ -60,6 +61,8 @@ pub struct Traffic {
 
 /// The world of a simulation.
 pub struct VirtualNetwork<N: SimNode> {
+    /// Links and dials take so many times less than between continents.
+    pub nearness: u32,
     moment: Moment,
     rng: ChaCha20Rng,
     places: Vec<Option<N>>,
@@ -92,9 +95,20 @@ enum Event<M> {
     LinkDown { to: Place, link: LinkId },
 }
 
+impl<M> Event<M> {
+    /// Where it happens.
+    fn place(&self) -> Place {
+        match self {
+            Event::Wake(place) | Event::Dialled(place, _) | Event::Knocked(place, _) => *place,
+            Event::Message { to, .. } | Event::LinkDown { to, .. } => *to,
+        }
+    }
+}
+
 impl<N: SimNode> VirtualNetwork<N> {
     pub fn new(seed: u64) -> Self {
         Self {
+            nearness: 1,
             moment: Moment(0),
             rng: ChaCha20Rng::seed_from_u64(seed),
             places: Vec::new(),
@@ -142,6 +156,15 @@ impl<N: SimNode> VirtualNetwork<N> {
             self.links.iter().filter(|(_, link)| link.ends.contains(&place)).map(|(id, _)| *id).collect();
         links.into_iter().for_each(|link| self.close(link));
         node
+    }
+
+    /// A node that has died begins another life where it was.
+    pub fn revive(&mut self, place: Place, node: N) {
+        // What its earlier life waited for, this one does not.
+        self.plan.retain(|_, event| event.place() != place);
+        self.places[place.0] = Some(node);
+        self.wake_ups[place.0] = self.moment;
+        self.schedule(Duration::ZERO, Event::Wake(place));
     }
 
     pub fn node(&self, place: Place) -> &N {
@@ -235,7 +258,7 @@ impl<N: SimNode> VirtualNetwork<N> {
         let link = LinkId(self.next_link);
         self.next_link += 1;
         self.traffic.links += 1;
-        let latency = Duration::from_micros(self.rng.random_range(5_000..100_000));
+        let latency = self.some_time(5_000..100_000);
         self.links.insert(link, Link { ends, latency });
         let dialler_id = self.node(dialler).id();
         self.tell(dialler, |node, now| node.handle_link_up(now, link, contact.id, true));
@@ -265,11 +288,11 @@ impl<N: SimNode> VirtualNetwork<N> {
         while let Some(action) = self.places[place.0].as_mut().and_then(|node| node.poll_action(now)) {
             match action {
                 Action::Dial(contact) => {
-                    let wait = Duration::from_micros(self.rng.random_range(10_000..200_000));
+                    let wait = self.some_time(10_000..200_000);
                     self.schedule(wait, Event::Dialled(place, contact));
                 }
                 Action::Knock(contact) => {
-                    let wait = Duration::from_micros(self.rng.random_range(10_000..200_000));
+                    let wait = self.some_time(10_000..200_000);
                     self.schedule(wait, Event::Knocked(place, contact));
                 }
                 Action::Send(link, message) => self.send(place, link, message),
@@ -295,6 +318,11 @@ impl<N: SimNode> VirtualNetwork<N> {
             let latency = *latency;
             self.schedule(latency, Event::Message { to, link, message });
         }
+    }
+
+    /// Between the ends of the earth as many microseconds as this.
+    fn some_time(&mut self, micros: Range<u64>) -> Duration {
+        Duration::from_micros(self.rng.random_range(micros)) / self.nearness
     }
 
     fn schedule(&mut self, wait: Duration, event: Event<N::Message>) {

@@ -95,6 +95,7 @@ pub struct Member {
     /// Time-outs that the node has asked for.
     pub wakes: u64,
     id: NodeId,
+    life: Life,
     out: Outbox,
     actions: VecDeque<Action<Freight>>,
     links: BTreeMap<LinkId, NodeId>,
@@ -291,6 +292,14 @@ impl SimNode for Member {
     }
 }
 
+/// What a node's lives have in common.
+struct Life {
+    number: usize,
+    secret: Arc<NodeSecret>,
+    pool: usize,
+    relay: Relay,
+}
+
 /// How many nodes, and how they are set up.
 #[derive(Clone, Copy)]
 pub struct Plan {
@@ -298,12 +307,14 @@ pub struct Plan {
     pub pool: usize,
     pub hops: usize,
     pub relay: Relay,
+    /// Links take so many times less than between continents.
+    pub nearness: u32,
     pub seed: u64,
 }
 
 impl Plan {
     pub fn of(nodes: usize, seed: u64) -> Plan {
-        Plan { nodes, pool: 0, hops: DEFAULT_HOPS, relay: Relay::Always, seed }
+        Plan { nodes, pool: 0, hops: DEFAULT_HOPS, relay: Relay::Always, nearness: 1, seed }
     }
 }
 
@@ -321,8 +332,9 @@ impl World {
     pub fn new(plan: Plan) -> World {
         println!("seed {}", plan.seed);
         let watch = Rc::new(RefCell::new(Watch::default()));
-        let mut world =
-            World { net: VirtualNetwork::new(plan.seed), watch, plan, roster: Rc::default(), friend: None };
+        let mut net = VirtualNetwork::new(plan.seed);
+        net.nearness = plan.nearness;
+        let mut world = World { net, watch, plan, roster: Rc::default(), friend: None };
         for number in 0..plan.nodes {
             world.join(number, plan.pool);
         }
@@ -341,9 +353,24 @@ impl World {
     pub fn join_as(&mut self, number: usize, pool: usize, relay: Relay) -> Place {
         let seed = self.net.seed();
         let secret = Arc::new(NodeSecret::generate(&mut ChaCha20Rng::from_seed(self.net.seed())));
-        let contact = Contact::listed(secret.id(), address(number), TlsKeys::one([number as u8 + 1; 32]));
+        let member = self.begin(Life { number, secret, pool, relay }, Vec::new(), seed);
+        self.net.add(member)
+    }
+
+    /// A node dies without a word and begins another life at once, with its identity and the nodes that it knew.
+    pub fn restart(&mut self, place: usize) {
+        let before = self.net.crash(Place(place));
+        let seed = self.net.seed();
+        let member = self.begin(before.life, before.node.records(usize::MAX), seed);
+        self.net.revive(Place(place), member);
+    }
+
+    fn begin(&mut self, life: Life, remembered: Vec<Vec<u8>>, seed: [u8; 32]) -> Member {
+        let Life { number, ref secret, pool, relay } = life;
+        let id = secret.id();
+        let contact = Contact::listed(id, address(number), TlsKeys::one([number as u8 + 1; 32]));
         let config = NodeConfig {
-            secret: Arc::clone(&secret),
+            secret: Arc::clone(secret),
             contact,
             relay,
             quota: Some(u64::MAX),
@@ -352,23 +379,24 @@ impl World {
             family: None,
             hops: self.plan.hops,
             pool,
-            friends: self.friend.into_iter().collect(),
-            remembered: Vec::new(),
+            friends: self.friend.into_iter().filter(|friend| friend.id != id).collect(),
+            remembered,
             kept: None,
             seed,
         };
         self.friend.get_or_insert(contact);
-        self.roster.borrow_mut().insert(secret.id(), address(number));
+        self.roster.borrow_mut().insert(id, address(number));
         self.watch.borrow_mut().meet(contact, seed);
         let now = self.net.now(Place(number));
-        let switch = Arc::new(Switch::new(self.net.seed(), secret.id()));
+        let switch = Arc::new(Switch::new(self.net.seed(), id));
         let mut member = Member {
             node: Node::new(now, config, Arc::clone(&switch)),
             switch,
             seen: Seen::default(),
             spoiler: None,
             wakes: 0,
-            id: secret.id(),
+            id,
+            life,
             out: Outbox::default(),
             actions: VecDeque::new(),
             links: BTreeMap::new(),
@@ -377,7 +405,7 @@ impl World {
             watch: Rc::clone(&self.watch),
         };
         member.act(now, |node, out| node.start(now, out));
-        self.net.add(member)
+        member
     }
 
     pub fn member(&self, place: usize) -> &Member {

@@ -4,8 +4,12 @@
 //! publishes anew, for the current epoch and the next, through two of the paths themselves (PROTOCOL §7). What is
 //! published names the terminals and the route keys under which they let clients in. Every record reaches every node,
 //! so a service looks whether its entry has come back to this one, and else hands it in again, through other paths.
+//!
+//! Earlier lives of the service, on this node or another one, have signed entries, too. One that this life has not known may
+//! have the date of its own first one: of two with the same date each storer keeps what came first, so this node cannot see
+//! what the others keep. Therefore the first entry that a life looks for is followed by a later one, whatever has come back.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{cmp::Ordering, collections::BTreeMap, time::Duration};
 
 use rand_core::CryptoRng;
 
@@ -20,17 +24,17 @@ use crate::{
     wire::opener::Opener,
 };
 
-/// Paths that a service keeps open.
-pub const ENTRIES: usize = 3;
+/// Paths that lead to a service.
+const WAYS_IN: usize = 3;
 /// An unchanged entry is published again after this.
 const REPUBLISH: Duration = Duration::from_secs(1800);
 /// A changed one waits this long for more changes, so that three new paths make one entry.
 const SETTLE: Duration = Duration::from_millis(400);
 /// An entry that has been handed in must be known here, too, after this.
 const COMES_BACK: Duration = Duration::from_secs(20);
-/// So often in a row an entry that somebody else's stands before is published again: an earlier life of the service has signed it,
+/// So often in a row an entry is published again that a later one has overtaken: an earlier life of the service has signed that,
 /// or another node that hosts the same identity, with which there is no end.
-const OVERTAKES: usize = 3;
+const OVERTAKEN_IN_A_ROW: usize = 3;
 /// An entry is handed in at the terminals of this many of its paths.
 const PUBLISHERS: usize = 2;
 
@@ -41,27 +45,30 @@ pub struct Service {
     /// X-nodes of its paths.
     pub hops: usize,
     /// The ways in that stand.
-    pub entries: BTreeMap<OwnedPathId, EntryNode>,
+    pub ways_in: BTreeMap<OwnedPathId, EntryNode>,
     /// The date of the last entry: strictly rising.
     pub issued: UnixTime,
     /// When to publish next.
     publish_at: Option<Moment>,
     /// When the last entry must have come back.
     check_at: Option<Moment>,
-    /// Entries in a row that have not.
-    lost: usize,
-    /// Those of them before which somebody else's stood.
+    /// Whether any entry of this life has been looked for.
+    has_checked: bool,
+    /// Entries in a row that were missing.
+    missing: usize,
+    /// Entries in a row that were overtaken.
     overtaken: usize,
-    /// The ways in that the last entry names.
-    named: Vec<EntryNode>,
 }
 
-/// What is known here of the last entry, some time after it was handed in.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Known {
-    Itself,
-    Nothing,
-    Anothers,
+/// What has become of the last entry, some time after it was handed in; the worst last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Fate {
+    /// It has come back, or one with its date.
+    Back,
+    /// An older one is known here, or none.
+    Missing,
+    /// A later one is, which this life has not signed.
+    Overtaken,
 }
 
 impl Service {
@@ -70,32 +77,32 @@ impl Service {
         Service {
             secret,
             hops,
-            entries: BTreeMap::new(),
+            ways_in: BTreeMap::new(),
             issued: UnixTime(0),
             publish_at: None,
             check_at: None,
-            lost: 0,
+            has_checked: false,
+            missing: 0,
             overtaken: 0,
-            named: Vec::new(),
         }
     }
 
     /// Paths that the service should have. An open service (length 0) has one: the node itself.
     pub fn wanted(&self) -> usize {
-        if self.hops == 0 { 1 } else { ENTRIES }
+        if self.hops == 0 { 1 } else { WAYS_IN }
     }
 
     /// A new way in stands.
-    pub fn add(&mut self, path: OwnedPathId, entry: EntryNode, now: Moment) {
-        self.entries.insert(path, entry);
-        let complete = self.entries.len() >= self.wanted();
+    pub fn add(&mut self, path: OwnedPathId, way_in: EntryNode, now: Moment) {
+        self.ways_in.insert(path, way_in);
+        let complete = self.ways_in.len() >= self.wanted();
         self.publish_soon(if complete { now } else { now + SETTLE });
     }
 
     /// A way in is lost; true if it was one of this service.
     pub fn remove(&mut self, path: OwnedPathId, now: Moment) -> bool {
-        let known = self.entries.remove(&path).is_some();
-        if known && !self.entries.is_empty() {
+        let known = self.ways_in.remove(&path).is_some();
+        if known && !self.ways_in.is_empty() {
             self.publish_soon(now + SETTLE);
         }
         known
@@ -104,7 +111,7 @@ impl Service {
     /// When something is due. Without a way in there is nothing to be published, whatever the date.
     pub fn next_timeout(&self) -> Option<Moment> {
         let due = [self.publish_at, self.check_at].into_iter().flatten().min();
-        due.filter(|_| !self.entries.is_empty())
+        due.filter(|_| !self.ways_in.is_empty())
     }
 
     fn is_due(&self, now: Moment) -> bool {
@@ -116,24 +123,24 @@ impl Service {
         self.check_at.take_if(|at| *at <= now).is_some()
     }
 
-    /// What this entry, which is the newest one that is known, is to the last one of ours. Of two with the same date the one that
-    /// came first stays: so a life that ended in the second in which this one began may have the last word.
-    fn known(&self, entry: Option<&ApEntry>) -> Known {
-        match entry {
-            Some(entry) if entry.issued == self.issued && entry.entry_nodes == self.named => Known::Itself,
-            Some(entry) if entry.issued >= self.issued => Known::Anothers,
-            _ => Known::Nothing,
+    /// What has become of the last entry, if the newest one that is known here is of this date.
+    fn fate(&self, known: Option<UnixTime>) -> Fate {
+        match known.map(|date| date.cmp(&self.issued)) {
+            Some(Ordering::Equal) => Fate::Back,
+            Some(Ordering::Greater) => Fate::Overtaken,
+            Some(Ordering::Less) | None => Fate::Missing,
         }
     }
 
-    /// The last entry has come back, or not.
-    fn handle_check(&mut self, now: Moment, known: Known) {
-        (self.lost, self.overtaken) = match known {
-            Known::Itself => (0, 0),
-            Known::Nothing => (self.lost + 1, 0),
-            Known::Anothers => (self.lost, self.overtaken + 1),
+    /// The last entry was looked for.
+    fn handle_check(&mut self, now: Moment, fate: Fate) {
+        (self.missing, self.overtaken) = match fate {
+            Fate::Back => (0, 0),
+            Fate::Missing => (self.missing + 1, 0),
+            Fate::Overtaken => (self.missing, self.overtaken + 1),
         };
-        if known != Known::Itself && self.overtaken <= OVERTAKES {
+        let is_first = !std::mem::replace(&mut self.has_checked, true);
+        if is_first || (fate != Fate::Back && self.overtaken <= OVERTAKEN_IN_A_ROW) {
             self.publish_soon(now);
         }
     }
@@ -148,10 +155,10 @@ impl Service {
         due
     }
 
-    /// The paths to hand an entry in: other ones after it was lost.
+    /// The paths to hand an entry in: other ones after it was missing.
     fn publishers(&self) -> impl Iterator<Item = OwnedPathId> {
-        let count = self.entries.len().max(1);
-        self.entries.keys().rev().cycle().skip(self.lost % count).take(PUBLISHERS.min(count)).copied()
+        let count = self.ways_in.len().max(1);
+        self.ways_in.keys().rev().cycle().skip(self.missing % count).take(PUBLISHERS.min(count)).copied()
     }
 
     /// The secret that clients of this epoch seal their first datagrams with. It is derived, so that a restart keeps it.
@@ -160,18 +167,12 @@ impl Service {
         SessionSecret::from_bytes(*seed.derive(&[b"session secret", &epoch.to_be_bytes()]).as_bytes())
     }
 
-    /// Begins another entry, of this date. It names the newest ways in: the oldest one may be about to end, and be there only until
-    /// its successor is known.
-    fn begin_entry(&mut self, issued: UnixTime) {
-        self.issued = issued;
-        self.named = self.entries.values().rev().take(ENTRIES).cloned().collect();
-    }
-
     /// The entry of an epoch, as storers keep it.
     fn seal(&self, epoch: u64, rng: &mut impl CryptoRng) -> Option<Vec<u8>> {
         let entry = ApEntry {
             public: self.secret.public(),
-            entry_nodes: self.named.clone(),
+            // The newest: the oldest one may be about to end, and be there only until its successor is known.
+            entry_nodes: self.ways_in.values().rev().take(WAYS_IN).cloned().collect(),
             session_secret: self.session_secret(epoch),
             capabilities: 0,
             issued: self.issued,
@@ -203,7 +204,7 @@ impl Node {
     /// Stops hosting an identity and ends its paths.
     pub fn handle_unhost(&mut self, now: Now, service: ServiceId, out: &mut impl Outlet) {
         if let Some(gone) = self.services.remove(&service) {
-            for path in gone.entries.keys() {
+            for path in gone.ways_in.keys() {
                 self.switch.end_owned_path(*path, out);
                 self.forget_path(now, *path);
             }
@@ -213,7 +214,7 @@ impl Node {
 
     /// Ways in to a service that stand now.
     pub fn entries(&self, service: ServiceId) -> usize {
-        self.services.get(&service).map_or(0, |service| service.entries.len())
+        self.services.get(&service).map_or(0, |service| service.ways_in.len())
     }
 
     /// A visitor has come in on a path: whose it is decides which service gets it.
@@ -246,17 +247,18 @@ impl Node {
         for (id, service) in self.services.iter_mut().filter(|(_, service)| service.is_due(now.moment)) {
             let public = service.secret.public();
             let view = self.exchange.view();
-            let known = [today, today + 1].map(|epoch| view.look_up_in(&public, epoch, now.unix));
+            let known = [today, today + 1]
+                .map(|epoch| view.look_up_in(&public, epoch, now.unix).map(|entry| entry.issued));
             if service.take_check(now.moment) {
-                let [worst, other] = known.each_ref().map(|entry| service.known(entry.as_ref()));
-                service.handle_check(now.moment, if worst == Known::Itself { other } else { worst });
+                let [todays, tomorrows] = known.map(|date| service.fate(date));
+                service.handle_check(now.moment, todays.max(tomorrows));
             }
             if !service.take_due(now.moment) {
                 continue;
             }
             // An earlier life, whose clock was ahead, may have signed a later one.
-            let newest = known.iter().flatten().map(|entry| entry.issued.0).max().unwrap_or(0);
-            service.begin_entry(UnixTime((service.issued.0.max(newest) + 1).max(now.unix.0)));
+            let newest = known.into_iter().flatten().fold(service.issued, UnixTime::max);
+            service.issued = now.unix.max(UnixTime(newest.0 + 1));
             for epoch in [today, today + 1] {
                 let Some(entry) = service.seal(epoch, &mut self.rng) else { continue };
                 for path in service.publishers() {
@@ -265,7 +267,7 @@ impl Node {
                     let _ = self.switch.open_tunnel(now.moment, path, &opener, out);
                 }
             }
-            self.outputs.push_back(Output::Published { service: *id, entries: service.entries.len() });
+            self.outputs.push_back(Output::Published { service: *id, entries: service.ways_in.len() });
         }
     }
 }
@@ -286,15 +288,15 @@ mod tests {
 
     const NOW: Moment = Moment(1_000_000);
 
-    fn entry(number: u8) -> EntryNode {
+    fn way_in(number: u8) -> EntryNode {
         let address = SocketAddr::from(([10, number, 0, 1], 443));
         let contact = Contact::listed(NodeId::from_bytes([number; 32]), address, TlsKeys::one([number; 32]));
         EntryNode { contact, route_key: RouteKey::from_bytes([number; 32]) }
     }
 
-    fn service(entries: u8) -> Service {
+    fn service(ways_in: u8) -> Service {
         let mut service = Service::new(ApSecret::from_bytes(&[1; 32]), 3);
-        (0..entries).for_each(|number| service.add(OwnedPathId(u64::from(number)), entry(number), NOW));
+        (0..ways_in).for_each(|number| service.add(OwnedPathId(u64::from(number)), way_in(number), NOW));
         service
     }
 
@@ -305,7 +307,7 @@ mod tests {
         (0..3).for_each(|number| assert!(service.remove(OwnedPathId(number), NOW)));
         assert_eq!(service.next_timeout(), None);
         assert!(!service.is_due(NOW + REPUBLISH));
-        service.add(OwnedPathId(9), entry(9), NOW + SETTLE);
+        service.add(OwnedPathId(9), way_in(9), NOW + SETTLE);
         assert!(service.is_due(NOW + SETTLE + SETTLE));
     }
 
@@ -313,9 +315,9 @@ mod tests {
     fn the_first_ways_in_wait_for_the_others_but_not_for_long() {
         let mut service = service(1);
         assert_eq!(service.next_timeout(), Some(NOW + SETTLE));
-        service.add(OwnedPathId(1), entry(1), NOW);
+        service.add(OwnedPathId(1), way_in(1), NOW);
         assert!(!service.is_due(NOW));
-        service.add(OwnedPathId(2), entry(2), NOW);
+        service.add(OwnedPathId(2), way_in(2), NOW);
         assert!(service.is_due(NOW));
     }
 
@@ -326,52 +328,51 @@ mod tests {
         let first: Vec<_> = service.publishers().collect();
         assert!(!service.take_check(NOW));
         assert!(service.take_check(NOW + COMES_BACK));
-        service.handle_check(NOW + COMES_BACK, Known::Nothing);
+        service.handle_check(NOW + COMES_BACK, Fate::Missing);
         assert!(service.take_due(NOW + COMES_BACK));
         let second: Vec<_> = service.publishers().collect();
         assert_eq!((first.len(), second.len()), (PUBLISHERS, PUBLISHERS));
         assert!(second.iter().any(|path| !first.contains(path)));
-        service.handle_check(NOW + COMES_BACK, Known::Itself);
+        service.handle_check(NOW + COMES_BACK, Fate::Back);
         assert!(!service.take_due(NOW + COMES_BACK));
         assert_eq!(service.publishers().collect::<Vec<_>>(), first);
     }
 
-    fn opened(service: &Service, now: UnixTime) -> ApEntry {
-        let mut rng = ChaCha20Rng::from_seed([2; 32]);
-        let sealed = SealedEntry::decode(&service.seal(epoch_of(now), &mut rng).unwrap()).unwrap();
-        sealed.verify(now).unwrap().open(&service.secret.public(), now).unwrap()
+    #[test]
+    fn the_first_entry_of_a_life_is_followed_by_another_though_it_has_come_back() {
+        let mut service = service(3);
+        assert!(service.take_due(NOW));
+        service.handle_check(NOW + COMES_BACK, Fate::Back);
+        assert!(service.take_due(NOW + COMES_BACK));
+        service.handle_check(NOW + 2 * COMES_BACK, Fate::Back);
+        assert!(!service.take_due(NOW + 2 * COMES_BACK));
+        assert!(service.take_due(NOW + COMES_BACK + REPUBLISH));
     }
 
     #[test]
-    fn the_entry_of_an_earlier_life_is_not_taken_for_ones_own_though_it_is_as_late() {
-        let (mut before, mut service) = (service(2), service(3));
-        let now = UnixTime(1_000);
-        before.begin_entry(now);
-        service.begin_entry(now);
-        assert_eq!(service.known(Some(&opened(&service, now))), Known::Itself);
-        assert_eq!(service.known(Some(&opened(&before, now))), Known::Anothers);
-        before.begin_entry(UnixTime(999));
-        assert_eq!(service.known(Some(&opened(&before, now))), Known::Nothing, "ours is on its way");
-        assert_eq!(service.known(None), Known::Nothing);
-        // It is overtaken, but whoever is another node with the same identity is so only a few times.
+    fn an_entry_that_a_later_one_has_overtaken_is_signed_again_but_not_without_end() {
+        let mut service = Service { issued: UnixTime(1_000), has_checked: true, ..service(3) };
+        let fates = [None, Some(999), Some(1_000), Some(1_001)].map(|date| service.fate(date.map(UnixTime)));
+        assert_eq!(fates, [Fate::Missing, Fate::Missing, Fate::Back, Fate::Overtaken]);
         assert!(service.take_due(NOW));
         let again = (0..10).filter(|_| {
-            service.handle_check(NOW, Known::Anothers);
+            service.handle_check(NOW, Fate::Overtaken);
             service.take_due(NOW)
         });
-        assert_eq!(again.count(), OVERTAKES);
-        service.handle_check(NOW, Known::Itself);
-        service.handle_check(NOW, Known::Anothers);
+        assert_eq!(again.count(), OVERTAKEN_IN_A_ROW);
+        service.handle_check(NOW, Fate::Back);
+        service.handle_check(NOW, Fate::Overtaken);
         assert!(service.take_due(NOW));
     }
 
     #[test]
     fn the_entry_names_the_newest_ways_in() {
-        let mut service = service(4);
         let now = UnixTime(1_000);
-        service.begin_entry(now);
-        let named: Vec<u8> =
-            opened(&service, now).entry_nodes.iter().map(|way| way.contact.id.as_bytes()[0]).collect();
+        let service = Service { issued: now, ..service(4) };
+        let mut rng = ChaCha20Rng::from_seed([2; 32]);
+        let sealed = SealedEntry::decode(&service.seal(epoch_of(now), &mut rng).unwrap()).unwrap();
+        let opened = sealed.verify(now).unwrap().open(&service.secret.public(), now).unwrap();
+        let named: Vec<u8> = opened.entry_nodes.iter().map(|way| way.contact.id.as_bytes()[0]).collect();
         assert_eq!(named, [3, 2, 1]);
     }
 
