@@ -12,7 +12,6 @@ use std::{
 
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
-    net::TcpStream,
     time::sleep,
 };
 
@@ -27,22 +26,22 @@ const GROWTH: usize = 8;
 const GRACE: Duration = Duration::from_secs(5);
 
 /// Copies until both directions have ended, or one was reset. `ahead` is what the client has sent already.
-pub(crate) async fn copy_both_ways<C: Connection>(client: TcpStream, ahead: Vec<u8>, far: C) {
+pub(crate) async fn copy_both_ways<P: Connection, C: Connection>(client: P, ahead: Vec<u8>, far: C) {
     let mut copy = Copy { client, far, up: Pipe::new(ahead), down: Pipe::new(Vec::new()) };
     let clean = copy.run().await;
     if !clean {
         copy.far.reset();
-        Connection::reset(copy.client);
+        copy.client.reset();
     }
 }
 
 /// Carries bytes between a program and the far side until both directions have ended, or one was reset.
-pub async fn carry<C: Connection>(program: TcpStream, far: C) {
+pub async fn carry<P: Connection, C: Connection>(program: P, far: C) {
     copy_both_ways(program, Vec::new(), far).await;
 }
 
-struct Copy<C> {
-    client: TcpStream,
+struct Copy<P, C> {
+    client: P,
     far: C,
     /// From the client to the far side.
     up: Pipe,
@@ -60,7 +59,7 @@ enum Turn {
     Reset,
 }
 
-impl<C: Connection> Copy<C> {
+impl<P: Connection, C: Connection> Copy<P, C> {
     /// True if both directions came to their end.
     async fn run(&mut self) -> bool {
         let mut failing = false;

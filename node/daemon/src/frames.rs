@@ -28,10 +28,10 @@ pub(crate) fn send(to: impl AsFd, bytes: &[u8], descriptors: &[BorrowedFd<'_>]) 
 }
 
 /// Receives bytes, and the descriptors that ride on them. No bytes are the end.
-pub(crate) fn receive(
+pub(crate) fn receive<D: From<OwnedFd>>(
     from: impl AsFd,
     into: &mut [u8],
-    descriptors: &mut VecDeque<OwnedFd>,
+    descriptors: &mut VecDeque<D>,
 ) -> io::Result<usize> {
     let mut parts = [IoSliceMut::new(into)];
     let mut space = cmsg_space!([RawFd; MOST_DESCRIPTORS]);
@@ -41,30 +41,38 @@ pub(crate) fn receive(
         if let ControlMessageOwned::ScmRights(received) = part {
             #[allow(unsafe_code)]
             // SAFETY: the kernel has just made them for us.
-            descriptors.extend(received.into_iter().map(|raw| unsafe { OwnedFd::from_raw_fd(raw) }));
+            descriptors.extend(received.into_iter().map(|raw| D::from(unsafe { OwnedFd::from_raw_fd(raw) })));
         }
     }
     Ok(message.bytes)
 }
 
-/// What has come in of a conversation.
+/// What has come in of a conversation, with its descriptors as `D`.
 #[derive(Debug)]
-pub(crate) struct Incoming {
+pub(crate) struct Incoming<D = OwnedFd> {
     bytes: Box<[u8]>,
     start: usize,
     end: usize,
-    descriptors: VecDeque<OwnedFd>,
+    descriptors: VecDeque<D>,
 }
 
 /// A frame without its prefix, and the descriptors that came until then: if it has one, it is the first.
-pub(crate) type Frame<'a> = (&'a [u8], &'a mut VecDeque<OwnedFd>);
+pub(crate) type Frame<'a, D> = (&'a [u8], &'a mut VecDeque<D>);
 
 impl Incoming {
     pub(crate) fn new() -> Incoming {
+        Incoming::default()
+    }
+}
+
+impl<D> Default for Incoming<D> {
+    fn default() -> Incoming<D> {
         let bytes = vec![0; PREFIX + LONGEST + AHEAD].into();
         Incoming { bytes, start: 0, end: 0, descriptors: VecDeque::new() }
     }
+}
 
+impl<D: From<OwnedFd>> Incoming<D> {
     /// Takes what there is, after all frames were read. False at the end. Descriptors that no frame has taken are an error: they
     /// would become more and more.
     pub(crate) fn fill(&mut self, from: impl AsFd) -> io::Result<bool> {
@@ -81,7 +89,7 @@ impl Incoming {
     }
 
     /// The next frame that is there as a whole.
-    pub(crate) fn next(&mut self) -> io::Result<Option<Frame<'_>>> {
+    pub(crate) fn next(&mut self) -> io::Result<Option<Frame<'_, D>>> {
         let there = self.bytes.get(self.start..self.end).unwrap_or_default();
         let Some((prefix, rest)) = there.split_first_chunk::<PREFIX>() else { return Ok(None) };
         let length = length(*prefix).ok_or(io::ErrorKind::InvalidData)?;

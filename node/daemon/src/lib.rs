@@ -11,6 +11,7 @@ mod frames;
 pub mod hidden;
 pub mod link;
 pub mod outward;
+mod program;
 pub mod session;
 pub mod store;
 pub mod supervise;

@@ -232,17 +232,15 @@ impl Targets for Ports {
 
 #[cfg(test)]
 mod tests {
-    use std::os::fd::OwnedFd;
-
     use futures_util::future::BoxFuture;
 
     use super::*;
-    use crate::{daemon::Config, demo::local_network, doors::HostRequest, session::Caller};
+    use crate::{daemon::Config, demo::local_network, doors::HostRequest, program::Handed, session::Caller};
 
     struct Nobody;
 
     impl Serve for Nobody {
-        fn socket(&self, _: Caller, _: Protocol, _: u16) -> BoxFuture<'_, Result<OwnedFd, Refusal>> {
+        fn socket(&self, _: Caller, _: Protocol, _: u16) -> BoxFuture<'_, Result<Handed, Refusal>> {
             async { Err(Refusal::Refused) }.boxed()
         }
     }

@@ -4,7 +4,6 @@ use std::{
     collections::BTreeMap,
     io,
     net::{Ipv4Addr, Ipv6Addr},
-    os::fd::OwnedFd,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
@@ -12,7 +11,10 @@ use futures_util::{FutureExt, future::BoxFuture};
 use phantom_policy::{Errno, socket::Kind};
 use tokio::sync::{mpsc, oneshot};
 
-use crate::session::{Caller, Protocol, Refusal, Serve};
+use crate::{
+    program::Handed,
+    session::{Caller, Protocol, Refusal, Serve},
+};
 
 /// Questions that a run has not answered yet. They come faster than it answers only if somebody wants to be in the way.
 const OPEN: usize = 256;
@@ -39,7 +41,7 @@ pub(super) struct Visitors {
     open: Mutex<Open>,
 }
 
-type Answer = Result<OwnedFd, Refusal>;
+type Answer = Result<Handed, Refusal>;
 
 #[derive(Debug, Default)]
 struct Open {
@@ -63,7 +65,7 @@ impl Visitors {
     }
 
     /// What the run says to a visit: a socket, or the error number of its attempt. Who waits no longer is forgotten.
-    pub(super) fn answer(&self, id: u32, said: Result<OwnedFd, Errno>) {
+    pub(super) fn answer(&self, id: u32, said: Result<Handed, Errno>) {
         let waiting = self.lock().waiting.remove(&id);
         let answer =
             said.map_err(|Errno(errno)| Refusal::of_dial(&io::Error::from_raw_os_error(errno.into())));
@@ -145,6 +147,7 @@ mod tests {
     use phantom_protocol::identity::ApSecret;
 
     use super::*;
+    use crate::program::testing::handed;
 
     fn caller() -> Caller {
         let party = ApSecret::from_bytes(&[7; 32]).public();
@@ -167,7 +170,7 @@ mod tests {
             assert_eq!(address, Ipv6Addr::from(caller().party.address()));
             let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
             let answer = match port {
-                1 => Ok(socket.into()),
+                1 => Ok(handed(socket)),
                 2 => Err(Errno::ECONNREFUSED),
                 _ => Err(Errno(libc::EAGAIN as u8)),
             };

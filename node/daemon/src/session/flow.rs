@@ -19,12 +19,10 @@ use std::{
 
 use phantom_protocol::wire::flow::{Assembly, Part, cut};
 use quinn::{Connection, RecvStream, SendStream, StreamId};
-use tokio::{
-    net::UdpSocket,
-    time::{Instant, sleep_until},
-};
+use tokio::time::{Instant, sleep_until};
 
 use super::{memory, stream::OpenStream};
+use crate::program::ProgramDatagrams;
 
 /// Flows of one session.
 const FLOWS: usize = 128;
@@ -32,8 +30,6 @@ const FLOWS: usize = 128;
 const IDLE: Duration = Duration::from_secs(180);
 /// Datagrams that one flow reads from its local socket before others have their turn.
 const TURN: usize = 32;
-/// Room for any datagram that a local program can send.
-const READ: usize = 64 << 10;
 
 /// Takes what comes for a flow. It must not wait: what it cannot take is lost, as datagrams may be.
 pub type Deliver = Box<dyn Fn(Vec<u8>) + Send + Sync>;
@@ -211,7 +207,7 @@ impl fmt::Debug for Flow {
 }
 
 /// Carries what a local socket receives into a flow, until that ends.
-pub(super) async fn carry(mut flow: Flow, socket: &UdpSocket) {
+pub(super) async fn carry(mut flow: Flow, socket: &ProgramDatagrams) {
     loop {
         tokio::select! {
             () = flow.ended() => return,
@@ -225,14 +221,12 @@ pub(super) async fn carry(mut flow: Flow, socket: &UdpSocket) {
     }
 }
 
-/// Whether the socket still lives. The buffer lives no longer than the turn: most flows are silent most of the time.
-fn read_turn(socket: &UdpSocket, flow: &mut Flow) -> bool {
+/// Whether the socket still lives.
+fn read_turn(socket: &ProgramDatagrams, flow: &mut Flow) -> bool {
     use std::io::ErrorKind::{ConnectionRefused, HostUnreachable, NetworkUnreachable, WouldBlock};
-    let mut buffer = Vec::with_capacity(READ);
     for _ in 0..TURN {
-        buffer.clear();
-        match socket.try_recv_buf(&mut buffer) {
-            Ok(_) => flow.send(&buffer),
+        match socket.try_receive(|datagram| flow.send(datagram)) {
+            Ok(()) => {}
             Err(error) => match error.kind() {
                 WouldBlock => return true,
                 // An earlier datagram did not arrive; a later one may.

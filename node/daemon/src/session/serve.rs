@@ -1,14 +1,15 @@
 //! Servers that this process cannot reach: somebody else connects to them and hands the sockets over. The visitor learns
 //! that it is let in when the server has taken the connection, and not before.
 
-use std::{io, net::Ipv4Addr, os::fd::OwnedFd, time::Duration};
+use std::{io, net::Ipv4Addr, time::Duration};
 
 use futures_util::future::BoxFuture;
 use phantom_protocol::identity::ApPublic;
-use socket2::{Socket, Type};
+use socket2::{SockRef, Type};
 use tokio::time::timeout;
 
 use super::{Protocol, Refusal};
+use crate::program::Handed;
 
 /// Who comes to a service.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,12 +23,8 @@ pub struct Caller {
 /// Reaches servers on behalf of a service.
 pub trait Serve: Send + Sync {
     /// A socket that is connected to the server behind a port, for this caller alone.
-    fn socket(
-        &self,
-        caller: Caller,
-        protocol: Protocol,
-        port: u16,
-    ) -> BoxFuture<'_, Result<OwnedFd, Refusal>>;
+    fn socket(&self, caller: Caller, protocol: Protocol, port: u16)
+    -> BoxFuture<'_, Result<Handed, Refusal>>;
 }
 
 /// Asks for a socket, and waits no longer than `patience` for it.
@@ -36,20 +33,21 @@ pub(super) async fn ask(
     caller: Caller,
     (protocol, port): (Protocol, u16),
     patience: Duration,
-) -> Result<Socket, Refusal> {
+) -> Result<Handed, Refusal> {
     let asked = timeout(patience, server.socket(caller, protocol, port)).await;
     let socket = asked.map_err(|_| Refusal::TimedOut)??;
-    checked(socket.into(), protocol).map_err(|_| Refusal::Failed)
+    checked(socket, protocol).map_err(|_| Refusal::Failed)
 }
 
 /// What was handed over, if it is a connected socket of this protocol.
-fn checked(socket: Socket, protocol: Protocol) -> io::Result<Socket> {
+fn checked(handed: Handed, protocol: Protocol) -> io::Result<Handed> {
     let kind = if protocol == Protocol::Udp { Type::DGRAM } else { Type::STREAM };
+    let descriptor = handed.look()?;
+    let socket = SockRef::from(&descriptor);
     if socket.r#type()? != kind || socket.peer_addr()?.as_socket().is_none() {
         return Err(io::ErrorKind::InvalidInput.into());
     }
-    socket.set_nonblocking(true)?;
-    Ok(socket)
+    Ok(handed)
 }
 
 #[cfg(test)]
@@ -58,7 +56,7 @@ mod tests {
         future::pending,
         io::{Read, Write},
         net::{SocketAddr, TcpListener, TcpStream, UdpSocket},
-        os::unix::net::UnixStream,
+        os::{fd::OwnedFd, unix::net::UnixStream},
         sync::{Arc, Mutex, atomic::Ordering},
     };
 
@@ -74,6 +72,7 @@ mod tests {
         super::{Group, SpeakAs, Target, Targets, testing::World},
         *,
     };
+    use crate::program::testing::handed;
 
     /// Connects to ports of this machine in its own way, and remembers for whom.
     struct Elsewhere {
@@ -92,7 +91,7 @@ mod tests {
             caller: Caller,
             protocol: Protocol,
             port: u16,
-        ) -> BoxFuture<'_, Result<OwnedFd, Refusal>> {
+        ) -> BoxFuture<'_, Result<Handed, Refusal>> {
             self.callers.lock().unwrap().push(caller);
             let made: OwnedFd = match (port, protocol) {
                 (SILENT, _) => return pending().boxed(),
@@ -105,7 +104,7 @@ mod tests {
                 }
                 _ => TcpStream::connect(self.tcp).unwrap().into(),
             };
-            async { Ok(made) }.boxed()
+            async { Ok(Handed::from(made)) }.boxed()
         }
     }
 
@@ -211,12 +210,12 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let tcp = || TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let datagrams = UdpSocket::bind("127.0.0.1:0").unwrap();
-        assert!(checked(datagrams.try_clone().unwrap().into(), Protocol::Udp).is_err(), "not connected");
+        assert!(checked(handed(datagrams.try_clone().unwrap()), Protocol::Udp).is_err(), "not connected");
         datagrams.connect("127.0.0.1:9").unwrap();
-        assert!(checked(datagrams.try_clone().unwrap().into(), Protocol::Udp).is_ok());
-        assert!(checked(datagrams.into(), Protocol::Tcp).is_err());
-        assert!(checked(tcp().into(), Protocol::Udp).is_err());
-        assert!(checked(tcp().into(), Protocol::Tcp).is_ok());
-        assert!(checked(listener.into(), Protocol::Tcp).is_err(), "it listens");
+        assert!(checked(handed(datagrams.try_clone().unwrap()), Protocol::Udp).is_ok());
+        assert!(checked(handed(datagrams), Protocol::Tcp).is_err());
+        assert!(checked(handed(tcp()), Protocol::Udp).is_err());
+        assert!(checked(handed(tcp()), Protocol::Tcp).is_ok());
+        assert!(checked(handed(listener), Protocol::Tcp).is_err(), "it listens");
     }
 }

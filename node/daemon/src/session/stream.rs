@@ -15,20 +15,21 @@ use std::{
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     task::{Context, Poll, ready},
-    time::Duration,
 };
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use quinn::{ReadError, ReadExactError, RecvStream, SendStream, StoppedError, StreamId, VarInt, WriteError};
 use tokio::{
-    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, Interest, ReadBuf},
-    net::{TcpStream, tcp::ReadHalf, tcp::WriteHalf},
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::TcpStream,
     sync::Notify,
 };
 
 use phantom_protocol::wire::outward::Outside;
+use phantom_proxy::Connection;
 
 use super::{Protocol, error::Refusal, pace::Pace};
+use crate::program::ProgramStream;
 
 /// The version of the request.
 const VERSION: u8 = 1;
@@ -276,33 +277,32 @@ enum Broken {
 /// half-close and a reset stays a reset, in both directions. Returns the bytes sent and received, if nothing broke, when the
 /// peer has them.
 pub async fn splice(tcp: TcpStream, stream: SessionStream) -> io::Result<(u64, u64)> {
-    splice_until(tcp, stream, pending()).await
+    splice_until(tcp.into(), stream, pending()).await
 }
 
 /// Like [`splice`], but both ends are reset when `given_up` is over: a local program that neither reads nor closes would
 /// keep its connection for ever.
 pub(super) async fn splice_until(
-    mut tcp: TcpStream,
+    tcp: ProgramStream,
     mut stream: SessionStream,
     given_up: impl Future<Output = ()>,
 ) -> io::Result<(u64, u64)> {
     let ended = {
-        let (mut read, write) = tcp.split();
         let spoken = AtomicBool::new(false);
         let has_all = Notify::new();
         let both = async {
             tokio::try_join!(
                 async {
-                    let sent = upward(&mut read, &mut stream.send, &spoken).await?;
+                    let sent = upward(&tcp, &mut stream.send, &spoken).await?;
                     // It reads no more of what the peer writes, if it has closed: then its kernel answers with a reset.
                     tokio::select! {
                         biased;
                         () = has_all.notified() => Ok(sent),
-                        _ = read.ready(Interest::ERROR) => Err(Broken::Local),
+                        () = tcp.failed() => Err(Broken::Local),
                     }
                 },
                 async {
-                    let received = downward(&mut stream.recv, write, &mut stream.pace, &spoken).await;
+                    let received = downward(&mut stream.recv, &tcp, &mut stream.pace, &spoken).await;
                     has_all.notify_one();
                     received
                 }
@@ -314,7 +314,7 @@ pub(super) async fn splice_until(
         }
     };
     ended.map_err(|broken| {
-        let _best_effort = socket2::SockRef::from(&tcp).set_linger(Some(Duration::ZERO));
+        tcp.reset();
         stream.abort();
         match broken {
             Broken::Peer => io::Error::new(io::ErrorKind::ConnectionReset, "reset by the peer"),
@@ -324,21 +324,20 @@ pub(super) async fn splice_until(
 }
 
 /// Sets `spoken` whenever the local program has said something.
-async fn upward(tcp: &mut ReadHalf<'_>, send: &mut SendStream, spoken: &AtomicBool) -> Result<u64, Broken> {
+async fn upward(tcp: &ProgramStream, send: &mut SendStream, spoken: &AtomicBool) -> Result<u64, Broken> {
     let stopped = send.stopped();
     tokio::pin!(stopped);
     let (mut total, mut turn, mut unwanted) = (0, 0, false);
-    let mut buffer = BytesMut::new();
     loop {
-        buffer.reserve(TURN / 2);
         let read = tokio::select! {
-            read = tcp.read_buf(&mut buffer) => read.map_err(|_| Broken::Local)?,
+            read = poll_fn(|cx| tcp.poll_take(cx)) => read.map_err(|_| Broken::Local)?,
             why = &mut stopped, if !unwanted => match why {
                 Ok(Some(RESET)) | Err(_) => return Err(Broken::Peer),
                 _ => { unwanted = true; continue } // closed: an error only if there is more to send
             },
         };
-        if read == 0 {
+        let length = read.len();
+        if length == 0 {
             let _peer_has_stopped = send.finish();
             if !unwanted {
                 let _gone_or_it_has_all = stopped.await;
@@ -346,8 +345,8 @@ async fn upward(tcp: &mut ReadHalf<'_>, send: &mut SendStream, spoken: &AtomicBo
             return Ok(total);
         }
         spoken.store(true, Ordering::Relaxed);
-        send.write_chunk(buffer.split().freeze()).await.map_err(|_: WriteError| Broken::Peer)?;
-        (total, turn) = (total + read as u64, turn + read);
+        send.write_chunk(read).await.map_err(|_: WriteError| Broken::Peer)?;
+        (total, turn) = (total + length as u64, turn + length);
         if turn >= TURN {
             turn = 0;
             tokio::task::yield_now().await;
@@ -357,7 +356,7 @@ async fn upward(tcp: &mut ReadHalf<'_>, send: &mut SendStream, spoken: &AtomicBo
 
 async fn downward(
     recv: &mut RecvStream,
-    mut tcp: WriteHalf<'_>,
+    tcp: &ProgramStream,
     pace: &mut Pace,
     spoken: &AtomicBool,
 ) -> Result<u64, Broken> {
@@ -366,7 +365,7 @@ async fn downward(
     while let Some(count) = recv.read_chunks(&mut chunks).await.map_err(|_: ReadError| Broken::Peer)? {
         let (come, _) = chunks.split_at_mut(count);
         let bytes = come.iter().map(Bytes::len).sum();
-        write_all(&mut tcp, come).await.map_err(|_| Broken::Local)?;
+        write_all(tcp, come).await.map_err(|_| Broken::Local)?;
         come.fill(Bytes::new()); // what was written need not be kept while we wait
         total += bytes as u64;
         if spoken.swap(false, Ordering::Relaxed) {
@@ -376,19 +375,19 @@ async fn downward(
         poll_fn(|cx| pace.poll_read(cx)).await;
     }
     // The peer's half-close. An error means that the local program has gone, which `upward` sees too.
-    let _ = poll_fn(|cx| Pin::new(&mut tcp).poll_shutdown(cx)).await;
+    let _ = tcp.end();
     Ok(total)
 }
 
 /// Writes what has come by as few system calls as it takes.
-async fn write_all(tcp: &mut WriteHalf<'_>, chunks: &[Bytes]) -> io::Result<()> {
+async fn write_all(tcp: &ProgramStream, chunks: &[Bytes]) -> io::Result<()> {
     let mut slices = [IoSlice::new(&[]); CHUNKS];
     for (slice, chunk) in slices.iter_mut().zip(chunks) {
         *slice = IoSlice::new(chunk);
     }
     let (mut rest, _) = slices.split_at_mut(chunks.len().min(CHUNKS));
     while !rest.is_empty() {
-        let written = tcp.write_vectored(rest).await?;
+        let written = poll_fn(|cx| tcp.poll_send(cx, rest)).await?;
         if written == 0 {
             return Err(io::ErrorKind::WriteZero.into());
         }

@@ -2,7 +2,6 @@
 
 use std::{
     io,
-    mem::MaybeUninit,
     net::{Ipv4Addr, Ipv6Addr, SocketAddr},
     sync::Arc,
     time::Duration,
@@ -27,6 +26,7 @@ use super::{
     stream::{SessionStream, Wish, splice_until},
     visitors::Visitor,
 };
+use crate::program::{ProgramDatagrams, ProgramStream};
 
 /// A client that opened a stream says what it wants within this.
 const REQUEST: Duration = Duration::from_secs(10);
@@ -123,10 +123,11 @@ impl Visit {
 
     async fn open_connection(
         &self,
-        dialling: impl Future<Output = Result<TcpStream, Refusal>>,
+        dialling: impl Future<Output = Result<impl Into<ProgramStream>, Refusal>>,
     ) -> Result<OpenedConnection, Refusal> {
         let count = self.quotas.connections.one_more(self.visitor.client()).ok_or(Refusal::Busy)?;
-        Ok(OpenedConnection { tcp: self.while_it_lasts(dialling).await?, _count: count })
+        let tcp = self.while_it_lasts(dialling).await?.into();
+        Ok(OpenedConnection { tcp, _count: count })
     }
 
     async fn while_it_lasts<T>(
@@ -180,38 +181,35 @@ impl Visit {
     }
 
     /// A connection to whoever serves a port elsewhere.
-    async fn connection_of(&self, server: &dyn Serve, port: u16) -> Result<TcpStream, Refusal> {
+    async fn connection_of(&self, server: &dyn Serve, port: u16) -> Result<ProgramStream, Refusal> {
         let socket = serve::ask(server, self.visitor.caller(), (Protocol::Tcp, port), DIAL).await?;
-        let tcp = TcpStream::from_std(socket.into()).map_err(|_| Refusal::Failed)?;
-        let _only_slower_without = tcp.set_nodelay(true);
-        Ok(tcp)
+        socket.into_stream().map_err(|_| Refusal::Failed)
     }
 
     /// A socket that is connected to whoever serves a port elsewhere.
-    async fn datagrams_of(&self, server: &dyn Serve, port: u16) -> Result<UdpSocket, Refusal> {
+    async fn datagrams_of(&self, server: &dyn Serve, port: u16) -> Result<ProgramDatagrams, Refusal> {
         let socket = serve::ask(server, self.visitor.caller(), (Protocol::Udp, port), DIAL).await?;
-        let socket = UdpSocket::from_std(socket.into()).map_err(|_| Refusal::Failed)?;
-        of_its_peer_alone(&socket).await.map_err(|_| Refusal::Failed)?;
-        Ok(socket)
+        let socket = socket.into_datagrams().map_err(|_| Refusal::Failed)?;
+        socket.of_its_peer_alone().await.map_err(|_| Refusal::Failed)
     }
 
     async fn open_flow(
         &self,
         stream: &SessionStream,
-        connecting: impl Future<Output = Result<UdpSocket, Refusal>>,
+        connecting: impl Future<Output = Result<ProgramDatagrams, Refusal>>,
     ) -> Result<OpenedFlow, Refusal> {
         let count = self.quotas.flows.one_more(self.visitor.client()).ok_or(Refusal::Busy)?;
         let socket = Arc::new(self.while_it_lasts(connecting).await?);
         let to_target = socket.clone();
         let deliver = move |data: Vec<u8>| {
-            let _lost = to_target.try_send(&data);
+            to_target.send(&data);
         };
         let place = self.flows.enter(stream.id(), Box::new(deliver)).ok_or(Refusal::Busy)?;
         Ok(OpenedFlow { socket, place, count })
     }
 
     /// A socket of its own, so that answers find back.
-    async fn datagrams(&self, address: SocketAddr) -> Result<UdpSocket, Refusal> {
+    async fn datagrams(&self, address: SocketAddr) -> Result<ProgramDatagrams, Refusal> {
         let anywhere = || match address {
             SocketAddr::V4(_) => (Ipv4Addr::UNSPECIFIED, 0).into(),
             SocketAddr::V6(_) => (Ipv6Addr::UNSPECIFIED, 0).into(),
@@ -231,16 +229,9 @@ impl Visit {
 }
 
 /// From now on the socket has to do with `target` alone.
-async fn connected(socket: UdpSocket, target: SocketAddr) -> io::Result<UdpSocket> {
+async fn connected(socket: UdpSocket, target: SocketAddr) -> io::Result<ProgramDatagrams> {
     socket.connect(target).await?;
-    of_its_peer_alone(&socket).await?;
-    Ok(socket)
-}
-
-/// Until a socket was connected, anybody could put something into its queue.
-async fn of_its_peer_alone(socket: &UdpSocket) -> io::Result<()> {
-    while socket2::SockRef::from(socket).recv(&mut [MaybeUninit::uninit()]).is_ok() {}
-    socket.writable().await // before that, nothing is taken without waiting
+    ProgramDatagrams::from(socket).of_its_peer_alone().await
 }
 
 /// What a client asked for, and does not know yet that it has.
@@ -253,13 +244,13 @@ enum Opened {
 
 /// A connection to a target whose client does not know yet that it is open.
 struct OpenedConnection {
-    tcp: TcpStream,
+    tcp: ProgramStream,
     _count: Counted,
 }
 
 /// A flow whose client does not know yet that it is open.
 struct OpenedFlow {
-    socket: Arc<UdpSocket>,
+    socket: Arc<ProgramDatagrams>,
     place: FlowPlace,
     count: Counted,
 }
@@ -284,8 +275,11 @@ mod tests {
         socket.readable().await.unwrap();
         let socket = connected(socket, target.local_addr().unwrap()).await.unwrap();
         target.send_to(b"answer", ours).await.unwrap();
-        let mut heard = [0; 16];
-        let length = socket.recv(&mut heard).await.unwrap();
-        assert_eq!(&heard[..length], b"answer");
+        let mut heard = Vec::new();
+        while heard.is_empty() {
+            socket.readable().await.unwrap();
+            let _nothing_yet = socket.try_receive(|datagram| heard.extend_from_slice(datagram));
+        }
+        assert_eq!(heard, b"answer");
     }
 }

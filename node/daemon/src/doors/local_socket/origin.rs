@@ -7,7 +7,7 @@
 use std::{
     collections::VecDeque,
     io::{self, ErrorKind},
-    os::fd::{AsFd, OwnedFd},
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
 };
 
 use nix::errno::Errno;
@@ -16,6 +16,7 @@ use tokio::{io::Interest, net::UnixStream};
 
 use crate::{
     frames::{receive, send},
+    program::Handed,
     supervise::namespace,
 };
 
@@ -75,15 +76,16 @@ pub(super) async fn look(from: &UnixStream) -> io::Result<Option<(Vec<u8>, bool)
 
 /// The same, if they have come already: an error of its own kind if not.
 pub(super) fn look_once(from: &UnixStream) -> io::Result<Option<(Vec<u8>, bool)>> {
-    let (mut bytes, mut shown) = (vec![0; AT_FIRST], VecDeque::new());
+    let (mut bytes, mut shown) = (vec![0; AT_FIRST], VecDeque::<Handed>::new());
     let length = receive(from, &mut bytes, &mut shown)?;
     bytes.truncate(length);
-    Ok((length > 0).then(|| (bytes, is_here(shown.front()).unwrap_or(false))))
+    let shown = shown.front().map(Handed::look).transpose()?;
+    Ok((length > 0).then(|| (bytes, is_here(shown).unwrap_or(false))))
 }
 
-fn is_here(shown: Option<&OwnedFd>) -> io::Result<bool> {
+fn is_here(shown: Option<BorrowedFd<'_>>) -> io::Result<bool> {
     let Some(here) = Place::of(&proof()?)? else { return Ok(true) };
-    Ok(shown.map(Place::of).transpose()?.flatten() == Some(here))
+    Ok(shown.map(|shown| Place::of(&shown)).transpose()?.flatten() == Some(here))
 }
 
 #[cfg(test)]
@@ -92,13 +94,13 @@ mod tests {
 
     #[test]
     fn who_shows_a_socket_of_here_is_here_and_nobody_else() {
-        assert!(is_here(Some(&proof().unwrap())).unwrap());
+        assert!(is_here(Some(proof().unwrap().as_fd())).unwrap());
         assert!(!is_here(None).unwrap());
         let (unix, _) = std::os::unix::net::UnixStream::pair().unwrap();
-        assert!(is_here(Some(&unix.into())).is_err());
-        assert!(is_here(Some(&tempfile::tempfile().unwrap().into())).is_err());
+        assert!(is_here(Some(unix.as_fd())).is_err());
+        assert!(is_here(Some(tempfile::tempfile().unwrap().as_fd())).is_err());
         let bound = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
         bound.bind_device(Some(b"lo")).unwrap();
-        assert!(!is_here(Some(&bound.into())).unwrap(), "as those of runs are where there are no namespaces");
+        assert!(!is_here(Some(bound.as_fd())).unwrap(), "as those of runs are where there are no namespaces");
     }
 }

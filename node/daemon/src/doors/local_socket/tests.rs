@@ -32,6 +32,7 @@ use super::*;
 use crate::{
     doors::{CommandHandle, Measures, NodeHandle, Runs, Serving},
     frames::{Incoming, send},
+    program::testing::lingering,
     session::{Caller, Deliver, Protocol, Serve},
 };
 
@@ -140,7 +141,8 @@ impl CommandHandle for TestNode {
         tokio::spawn(async move {
             let refused = server.socket(caller, Protocol::Tcp, 81).await.unwrap_err();
             let socket = server.socket(caller, Protocol::Tcp, 80).await.unwrap();
-            std::net::TcpStream::from(socket).write_all(format!("{refused:?}").as_bytes()).unwrap();
+            let mut stream = socket.into_stream().unwrap();
+            stream.write_all(format!("{refused:?}").as_bytes()).await.unwrap();
         });
         let name = party.name();
         Ok(Serving { name, online: Box::new(()) })
@@ -279,6 +281,20 @@ async fn who_shows_itself_from_elsewhere_keeps_nobody_out_either() {
         assert_eq!(say_showing(stream, json!({"request": "status"}), None).await["code"], "version");
     }
     LocalClient::connect(&[world.place]).await.unwrap();
+}
+
+#[tokio::test]
+async fn what_a_client_shows_holds_up_nobody() {
+    let world = world().await;
+    let began = std::time::Instant::now();
+    let (shown, _peer) = lingering();
+    let mut stream = UnixStream::connect(&world.place).await.unwrap();
+    let frame = frame::encode(&json!({"request": "status"})).unwrap();
+    // The node has the last one of it.
+    origin::show(&stream, &frame, Some(&shown.into())).await.unwrap();
+    assert!(stream.read_u32().await.unwrap() > 0);
+    LocalClient::connect(&[world.place]).await.unwrap();
+    assert!(began.elapsed() < Duration::from_secs(60), "it waited");
 }
 
 #[tokio::test]

@@ -1,6 +1,7 @@
 //! Connections and flows of a run, from its handing over to their end.
 
 use std::{
+    io::ErrorKind,
     net::SocketAddr,
     sync::{
         Arc,
@@ -12,25 +13,25 @@ use std::{
 use phantom_policy::{Errno, frame::FromNode};
 use phantom_proxy::{Connection, Dial, DialError, Host, Request, ServiceError};
 use tokio::{
-    net::{TcpStream, UdpSocket},
     sync::{mpsc, oneshot},
     time::{MissedTickBehavior, interval_at, timeout},
 };
 
 use super::{Run, conversation::Voice};
-use crate::doors::{
-    CommandHandle, Flow,
-    held::Held,
-    names::{Found, Hold},
-    socks::{group, reason},
+use crate::{
+    doors::{
+        CommandHandle, Flow,
+        held::Held,
+        names::{Found, Hold},
+        socks::{group, reason},
+    },
+    program::{ProgramDatagrams, ProgramStream},
 };
 
 /// A run whose connection a party has accepted has the program's socket within this.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// A flow that nothing goes through for so long, or twice as long at most, is over.
 const IDLE: Duration = Duration::from_secs(5 * 60);
-/// The longest datagram.
-const DATAGRAM: usize = 65_536;
 
 impl<N: CommandHandle> Run<N> {
     /// Carries a connection to a party: first to its verdict, then for the program's socket.
@@ -39,7 +40,7 @@ impl<N: CommandHandle> Run<N> {
         id: u32,
         circle: u64,
         to: SocketAddr,
-        joined: oneshot::Receiver<TcpStream>,
+        joined: oneshot::Receiver<ProgramStream>,
         voice: &Voice,
     ) {
         match self.dial(circle, to).await {
@@ -69,7 +70,7 @@ impl<N: CommandHandle> Run<N> {
     /// Carries datagrams to a party and back, first those that came early.
     pub(super) async fn carry_flow(
         &self,
-        program: UdpSocket,
+        program: ProgramDatagrams,
         id: u32,
         circle: u64,
         to: SocketAddr,
@@ -102,14 +103,14 @@ impl<N: CommandHandle> Run<N> {
         &self,
         circle: u64,
         to: SocketAddr,
-        program: &Arc<UdpSocket>,
+        program: &Arc<ProgramDatagrams>,
         is_used: &Arc<AtomicBool>,
     ) -> Result<(N::Flow, Hold), Errno> {
         let Found { name, hold } = self.known(to)?;
         let (program, is_used) = (program.clone(), is_used.clone());
         let deliver = move |datagram: Vec<u8>| {
             is_used.store(true, Ordering::Relaxed);
-            let _lost = program.try_send(&datagram);
+            program.send(&datagram);
         };
         let group = group(&self.isolation(circle));
         let flow = self.runs.node.flow(&group, *name.public(), to.port(), Box::new(deliver)).await;
@@ -122,7 +123,7 @@ impl<N: CommandHandle> Run<N> {
 }
 
 /// Waits until there is something to carry, which is returned if it has come the other way.
-async fn first(program: &UdpSocket, early: &mut mpsc::Receiver<Vec<u8>>) -> Option<Vec<u8>> {
+async fn first(program: &ProgramDatagrams, early: &mut mpsc::Receiver<Vec<u8>>) -> Option<Vec<u8>> {
     tokio::select! {
         Some(datagram) = early.recv() => Some(datagram),
         _readable_or_over = program.readable() => None,
@@ -130,12 +131,11 @@ async fn first(program: &UdpSocket, early: &mut mpsc::Receiver<Vec<u8>>) -> Opti
 }
 
 async fn pump(
-    program: &UdpSocket,
+    program: &ProgramDatagrams,
     mut flow: impl Flow,
     mut early: mpsc::Receiver<Vec<u8>>,
     is_used: &AtomicBool,
 ) {
-    let mut buffer = vec![0; DATAGRAM];
     let mut idle = interval_at(tokio::time::Instant::now() + IDLE, IDLE);
     idle.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -143,14 +143,16 @@ async fn pump(
             biased;
             () = flow.ended() => return,
             Some(datagram) = early.recv() => flow.send(&datagram),
-            received = program.recv(&mut buffer) => match received {
-                Ok(length) => {
+            readable = program.readable() => {
+                let received = readable.and_then(|()| program.try_receive(|datagram| {
                     is_used.store(true, Ordering::Relaxed);
-                    flow.send(buffer.get(..length).unwrap_or_default());
+                    flow.send(datagram);
+                }));
+                match received {
+                    Err(error) if error.kind() != ErrorKind::WouldBlock => return, // the program has closed its socket
+                    _received_or_it_was_nothing => {}
                 }
-                // The program has closed its socket.
-                Err(_) => return,
-            },
+            }
             _ = idle.tick() => if !is_used.swap(false, Ordering::Relaxed) {
                 return;
             },

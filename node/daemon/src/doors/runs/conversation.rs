@@ -4,7 +4,6 @@ use std::{
     collections::{HashMap, VecDeque},
     future::pending,
     io::{self, ErrorKind},
-    os::fd::OwnedFd,
     sync::Arc,
 };
 
@@ -13,10 +12,9 @@ use phantom_policy::{
     frame::{FromNode, FromRun, LONGEST_NAME},
 };
 use phantom_protocol::address::ApName;
-use socket2::{Domain, SockRef, Type};
 use tokio::{
     io::Interest,
-    net::{TcpStream, UdpSocket, UnixStream},
+    net::UnixStream,
     sync::{OwnedSemaphorePermit, mpsc, oneshot},
     task::{AbortHandle, JoinSet},
 };
@@ -28,6 +26,7 @@ use crate::{
         visitors::{Visit, Visitors, Visits},
     },
     frames::Incoming,
+    program::{Handed, ProgramStream},
 };
 
 /// Frames that wait to be written.
@@ -90,7 +89,7 @@ async fn announce(visits: Option<Visits>, voice: &Voice) {
 }
 
 async fn read<N: CommandHandle>(stream: &UnixStream, asked: &mut Asked<'_, N>) -> io::Result<()> {
-    let mut incoming = Incoming::new();
+    let mut incoming = Incoming::<Handed>::default();
     loop {
         stream.readable().await?;
         match stream.try_io(Interest::READABLE, || incoming.fill(stream)) {
@@ -129,7 +128,7 @@ struct Asked<'a, N> {
     visitors: Option<Arc<Visitors>>,
     carried: JoinSet<()>,
     /// Who waits for the program's end of a connection.
-    joins: HashMap<u32, oneshot::Sender<TcpStream>>,
+    joins: HashMap<u32, oneshot::Sender<ProgramStream>>,
     /// The oldest first.
     flows: VecDeque<Carried>,
 }
@@ -143,7 +142,8 @@ struct Carried {
 }
 
 impl<N: CommandHandle> Asked<'_, N> {
-    async fn answer(&mut self, frame: FromRun<'_>, descriptors: &mut VecDeque<OwnedFd>) -> io::Result<()> {
+    /// What a run hands over is what it says, or the conversation ends.
+    async fn answer(&mut self, frame: FromRun<'_>, descriptors: &mut VecDeque<Handed>) -> io::Result<()> {
         while self.carried.try_join_next().is_some() {}
         let descriptor = if frame.has_descriptor() {
             Some(descriptors.pop_front().ok_or(ErrorKind::InvalidData)?)
@@ -163,13 +163,13 @@ impl<N: CommandHandle> Asked<'_, N> {
                 });
             }
             (FromRun::Joined { id, outcome }, program) => {
-                let program = program.map(stream).transpose()?;
+                let program = program.map(Handed::into_stream).transpose()?;
                 if let (Some(join), Some(program), Ok(())) = (self.joins.remove(&id), program, outcome) {
                     let _too_late = join.send(program);
                 }
             }
             (FromRun::Flow { id, circle, to }, Some(descriptor)) => {
-                let socket = datagrams(descriptor)?;
+                let socket = descriptor.into_datagrams()?;
                 let Some(place) = self.place(id).await else { return Ok(()) };
                 let (run, voice) = (self.run.clone(), self.voice.clone());
                 let (early, came_early) = mpsc::channel(EARLY);
@@ -226,25 +226,4 @@ impl<N: CommandHandle> Asked<'_, N> {
             }
         }
     }
-}
-
-/// What a run hands over is what it says, or the conversation ends.
-fn stream(descriptor: OwnedFd) -> io::Result<TcpStream> {
-    let stream = std::net::TcpStream::from(of_internet(descriptor, Type::STREAM)?);
-    stream.set_nodelay(true)?;
-    TcpStream::from_std(stream)
-}
-
-fn datagrams(descriptor: OwnedFd) -> io::Result<UdpSocket> {
-    UdpSocket::from_std(of_internet(descriptor, Type::DGRAM)?.into())
-}
-
-fn of_internet(descriptor: OwnedFd, kind: Type) -> io::Result<OwnedFd> {
-    let socket = SockRef::from(&descriptor);
-    let is_of_internet = [Domain::IPV4, Domain::IPV6].contains(&socket.domain()?);
-    if !is_of_internet || socket.r#type()? != kind {
-        return Err(ErrorKind::InvalidData.into());
-    }
-    socket.set_nonblocking(true)?;
-    Ok(descriptor)
 }

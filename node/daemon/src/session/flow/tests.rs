@@ -3,6 +3,7 @@
 use std::{collections::BTreeMap, net::SocketAddr};
 
 use tokio::{
+    net::UdpSocket,
     sync::mpsc,
     time::{sleep, timeout},
 };
@@ -42,7 +43,7 @@ async fn server() -> BTreeMap<(Protocol, u16), SocketAddr> {
     let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
     let address = socket.local_addr().unwrap();
     tokio::spawn(async move {
-        let mut buffer = vec![0; READ];
+        let mut buffer = vec![0; 64 << 10];
         while let Ok((length, from)) = socket.recv_from(&mut buffer).await {
             let whence = from.to_string();
             let answer = if length == 1 { whence.as_bytes() } else { &buffer[..length] };
