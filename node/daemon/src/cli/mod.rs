@@ -76,23 +76,42 @@ Exit codes: 0 done, 1 could not be done, 2 wrong usage, 3 done, and the answer i
 `run` and `shell` end with the program's own code.
 PHANTOM_LOG=debug shows what happens inside.";
 
+/// What is listed. Each says more of itself and its options where it is, and that is looked at only when it is the one that
+/// was asked for: to build them all takes as long as the shortest of programs that `phantom run` starts.
 #[derive(Debug, Subcommand)]
+#[command(defer = true)]
 enum Command {
+    /// Run a node
     Up(Box<up::Args>),
+    /// Publish a local port under a .ap name
     Host(host::Args),
+    /// End what `phantom host` began
     Unhost(unhost::Args),
+    /// Visit a .ap name under an identity that is kept, or list who is visited so
     Visit(visit::Args),
+    /// Run a program whose connections go through the network, and nowhere else
     Run(run::Args),
+    /// Open a shell, from which everything goes through the network, and nowhere else
     Shell(shell::Args),
+    /// Show how the running node is
     Status(status::Args),
+    /// Start a whole network on this machine and a page to fetch through it
     Demo(demo::Args),
+    /// Show the links to other nodes
     Peers(peers::Args),
+    /// Show the address of a .ap name, and whether its host can be reached now
     Lookup(lookup::Args),
+    /// Measure how long it takes to a .ap name and back
     Ping(ping::Args),
+    /// Let programs start afresh: other paths, other sessions
     NewIdentity(new_identity::Args),
+    /// Keep, copy and move the identities behind .ap names
     Identity(identity::Args),
+    /// Find out whether the node works, and what makes this machine send .ap to it
     Doctor(doctor::Args),
+    /// Print what a shell needs to finish the words of this command
     Completions(completions::Args),
+    /// Write the manual: one page for each command
     Man(man::Args),
 }
 
@@ -173,7 +192,10 @@ pub fn main() -> ExitCode {
 }
 
 fn run(command: Command, logs: &Logs) -> anyhow::Result<ExitCode> {
-    let threads = Threads::known();
+    let threads = match command {
+        Command::Run(_) | Command::Shell(_) => Threads::ONE,
+        _ => Threads::known(),
+    };
     match command {
         // The helper of an island is a copy of a process without threads.
         Command::Run(args) => return threads.run(run::run(args, Begun::fork())),
@@ -210,6 +232,9 @@ fn confined(files: &Files, extent: Extent) -> anyhow::Result<Report> {
 struct Threads(usize);
 
 impl Threads {
+    /// For runs: what they wait for they wait for in threads of their own, and to count the cores takes a while.
+    const ONE: Threads = Threads(1);
+
     fn known() -> Threads {
         Threads(available_parallelism().map_or(1, NonZero::get))
     }
@@ -233,6 +258,18 @@ mod tests {
     #[test]
     fn the_definition_of_the_command_line_is_sound() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn commands_are_listed_with_what_they_say_of_themselves() {
+        let listed = Cli::command();
+        let mut built = Cli::command();
+        built.build();
+        for command in listed.get_subcommands() {
+            let itself = built.find_subcommand(command.get_name()).unwrap();
+            assert!(command.get_about().is_some(), "{}", command.get_name());
+            assert_eq!(command.get_about().map(ToString::to_string), itself.get_about().map(ToString::to_string));
+        }
     }
 
     #[test]
