@@ -38,6 +38,7 @@ use tokio::{
     sync::oneshot,
     task::{block_in_place, spawn_blocking},
     time::timeout,
+    try_join,
 };
 
 use self::publish::{Serving, Told};
@@ -165,16 +166,15 @@ pub(super) async fn seal(
     // What the program asks for waits until then.
     let program = Pid::from_raw(i32::try_from(child.id())?);
     let _until_this_process_ends = spawn_blocking(move || calls.answer(program, prepare));
-    let followed = match explanation {
+    let ours = explanation.is_some().then_some(Signal::SIGUSR1);
+    let following = async {
+        let Some(explanation) = explanation else { return Ok(None) };
         // Without an inspector the program has been ended.
-        Some(explanation) => match inspector.await {
-            Ok(inspector) => Some(explanation.follow(account, inspector, news)?),
-            Err(_) => None,
-        },
-        None => None,
+        let Ok(inspector) = inspector.await else { return Ok(None) };
+        Ok(Some(explanation.follow(account, inspector, news)?))
     };
-    let ours = followed.is_some().then_some(Signal::SIGUSR1);
-    let ended = ending::wait_for(child, Some(Others { helper }), asked, ours).await?;
+    let ending = ending::wait_for(child, Some(Others { helper }), asked, ours);
+    let (followed, ended) = try_join!(following, ending)?;
     if let Some(followed) = followed {
         followed.end().await?;
     }
@@ -248,18 +248,10 @@ struct Prepared {
 impl Calls {
     /// Blocks as long as there is a run.
     fn answer(self, program: Pid, prepare: impl FnOnce() -> anyhow::Result<Prepared>) {
-        match prepare() {
-            Ok(prepared) => {
-                if let Err(error) = self.answer_with(prepared) {
-                    eprintln!(
-                        "phantom: the program is cut off, for its calls cannot be answered any more: {error}"
-                    );
-                }
-            }
-            Err(error) => {
-                eprintln!("phantom: the program is ended: {error:#}");
-                let _has_ended = kill(program, Signal::SIGKILL);
-            }
+        let answered = prepare().and_then(|prepared| Ok(self.answer_with(prepared)?));
+        if let Err(error) = answered {
+            eprintln!("phantom: the program is ended, for its calls cannot be answered: {error:#}");
+            let _has_ended = kill(program, Signal::SIGKILL);
         }
     }
 

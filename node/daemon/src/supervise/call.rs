@@ -46,11 +46,6 @@ pub(super) trait Caller: Send {
     /// Whether it still waits. A signal makes the kernel give up on a call.
     fn waits(&self) -> bool;
 
-    /// Whether it is we who find that a signal interrupts it, and let it return for that.
-    fn is_ours_to_interrupt(&self) -> bool {
-        false
-    }
-
     /// Whether a signal interrupts it, if that is ours to find. Asked again and again.
     fn is_interrupted(&self) -> bool {
         false
@@ -70,10 +65,6 @@ impl Reply {
 
     pub(super) fn waits(&self) -> bool {
         self.0.as_ref().is_some_and(|caller| caller.waits())
-    }
-
-    pub(super) fn is_ours_to_interrupt(&self) -> bool {
-        self.0.as_ref().is_some_and(|caller| caller.is_ours_to_interrupt())
     }
 
     pub(super) fn is_interrupted(&self) -> bool {

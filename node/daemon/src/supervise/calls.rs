@@ -163,10 +163,6 @@ impl Caller for Waiting {
         self.listener.still_waits(&self.told)
     }
 
-    fn is_ours_to_interrupt(&self) -> bool {
-        self.listener.is_killable()
-    }
-
     /// A signal for the whole process may be another thread's, which takes it at once: so it counts when it is still there the
     /// next time.
     fn is_interrupted(&self) -> bool {

@@ -80,8 +80,6 @@ pub(super) enum Leave {
     Interrupted,
     /// Its socket has no more patience.
     TimedOut,
-    /// Its socket is on its way no more, and never came to its party: somebody has shut it down, or so.
-    Ended(Errno),
 }
 
 impl Leave {
@@ -89,7 +87,6 @@ impl Leave {
         match self {
             Leave::Interrupted => Ok(Answer::Interrupted),
             Leave::TimedOut => Err(Errno::EINPROGRESS),
-            Leave::Ended(why) => Err(why),
         }
     }
 }
@@ -122,13 +119,13 @@ impl Connections {
         Ok(Attempt { cookie, number })
     }
 
-    /// Looks for signals as long as somebody waits whom they are to interrupt.
-    pub(super) fn watch(self: &Arc<Connections>) {
+    /// Looks for what ends a call before its verdict, as long as somebody waits: signals, and what becomes of the socket.
+    pub(super) fn watch(self: &Arc<Connections>, land: &Arc<Land>) {
         let mut known = lock(&self.0);
         if known.is_watched {
             return;
         }
-        let watching = self.clone();
+        let (watching, land) = (self.clone(), land.clone());
         let started = thread::Builder::new().name("signals".to_owned()).spawn(move || {
             let mut pause = LOOK;
             loop {
@@ -138,11 +135,9 @@ impl Connections {
                 if waiting.is_empty() {
                     return;
                 }
-                for (cookie, program) in waiting {
-                    if let Some(why) = ended(&program) {
-                        watching.leave(cookie, Leave::Ended(why), |_| true);
-                    }
-                    watching.leave(cookie, Leave::Interrupted, Reply::is_interrupted);
+                for attempt in waiting {
+                    watching.notice_end(attempt);
+                    watching.leave(attempt, Leave::Interrupted, Reply::is_interrupted, &land);
                 }
                 pause = LOOK.max(begun.elapsed() * PART);
             }
@@ -151,23 +146,41 @@ impl Connections {
     }
 
     /// Connections that are waited for. None: they are watched no more.
-    fn whom_to_watch(&self) -> Vec<(u64, Arc<OwnedFd>)> {
+    fn whom_to_watch(&self) -> Vec<Attempt> {
         let mut known = lock(&self.0);
-        let watched =
-            known.under_way.iter().filter(|(_, it)| it.replies.iter().any(Reply::is_ours_to_interrupt));
-        let waiting: Vec<_> = watched.map(|(cookie, it)| (*cookie, it.program.clone())).collect();
+        let watched = known.under_way.iter().filter(|(_, it)| !it.replies.is_empty());
+        let waiting: Vec<_> =
+            watched.map(|(cookie, it)| Attempt { cookie: *cookie, number: it.attempt }).collect();
         known.is_watched = !waiting.is_empty();
         waiting
     }
 
-    /// Some wait no longer: the connection goes on, and its socket tells what comes of it.
-    pub(super) fn leave(&self, cookie: u64, why: Leave, who: impl Fn(&Reply) -> bool) {
+    /// A socket that is waited for may be on its way no more and never come to its party: somebody has shut it down, or its
+    /// kernel has no more patience. As with a connect of the kernel's own, whoever waits is told, and it can be connected anew.
+    fn notice_end(&self, attempt: Attempt) {
         let mut known = lock(&self.0);
-        let Some(under_way) = known.under_way.get_mut(&cookie) else { return };
+        let waited_for = known.of(attempt).filter(|it| !it.replies.is_empty());
+        let Some(why) = waited_for.and_then(|it| ended(&it.program)) else { return };
+        let Some(ended) = known.take(attempt) else { return };
+        disconnect(&ended.program);
+        drop(known);
+        ended.answer(Err(why));
+    }
+
+    /// Some wait no longer: the connection goes on, and its socket tells what comes of it.
+    fn leave(&self, attempt: Attempt, why: Leave, who: impl Fn(&Reply) -> bool, land: &Land) {
+        let mut known = lock(&self.0);
+        let Some(under_way) = known.of_mut(attempt) else { return };
         let (leaving, waiting): (Vec<_>, _) =
             std::mem::take(&mut under_way.replies).into_iter().partition(|reply| who(reply));
         under_way.replies = waiting;
+        if leaving.is_empty() {
+            return;
+        }
+        let own = under_way.own;
         drop(known);
+        // A refusal that nobody waits for is a packet, which is written as an answer to one that was seen.
+        let _else_it_is_disconnected = land.quiet().watch(own);
         leaving.into_iter().for_each(|reply| reply.answer(why.outcome()));
     }
 
@@ -178,10 +191,8 @@ impl Connections {
     }
 
     /// The patience of a connect's own socket has come to its end.
-    pub(super) fn run_out(&self, attempt: Attempt) {
-        if lock(&self.0).of(attempt).is_some() {
-            self.leave(attempt.cookie, Leave::TimedOut, |_| true);
-        }
+    pub(super) fn run_out(&self, attempt: Attempt, land: &Land) {
+        self.leave(attempt, Leave::TimedOut, |_| true, land);
     }
 
     /// One more waits for the outcome. Gives the reply back if there is nothing to wait for any more.
@@ -195,6 +206,21 @@ impl Connections {
                 Ok(())
             }
             None => Err(reply),
+        }
+    }
+
+    /// A connection that has ended without a call that we were told of is not to be taken for the socket's next one.
+    pub(super) fn forget_ended(&self, program: &OwnedFd) {
+        if lock(&self.0).under_way.is_empty() {
+            return;
+        }
+        let Ok(cookie) = cookie(program) else { return };
+        let mut known = lock(&self.0);
+        let has_ended = |it: &mut UnderWay| raw::is_closed(it.program.as_fd()) == Ok(true);
+        if known.under_way.get_mut(&cookie).is_some_and(has_ended) {
+            let ended = known.under_way.remove(&cookie);
+            drop(known);
+            ended.into_iter().for_each(UnderWay::abort);
         }
     }
 
@@ -219,10 +245,8 @@ impl Connections {
         if !joined.replies.is_empty() {
             land.quiet().finish(&program, joined.family);
         }
-        // What the program closes from now on, it closes for good.
-        let replies = joined.replies;
-        drop((program, joined.program));
-        replies.into_iter().for_each(|reply| reply.answer(Ok(Answer::Done)));
+        drop(program);
+        joined.answer(Ok(()));
         Ok(end)
     }
 
@@ -249,9 +273,7 @@ impl Connections {
         }
         drop(known);
         disconnect(&refused.program);
-        let replies = refused.replies;
-        drop(refused.program);
-        replies.into_iter().for_each(|reply| reply.answer(Err(why)));
+        refused.answer(Err(why));
     }
 
     /// A socket's error, as a program is to see it that asks for it, and which is forgotten by that.
@@ -290,13 +312,23 @@ impl Connections {
 
 impl UnderWay {
     fn abort(self) {
-        self.replies.into_iter().for_each(|reply| reply.answer(Err(Errno::ECONNABORTED)));
+        self.answer(Err(Errno::ECONNABORTED));
+    }
+
+    /// What the program closes then, it closes for good.
+    fn answer(self, outcome: Result<(), Errno>) {
+        drop(self.program);
+        self.replies.into_iter().for_each(|reply| reply.answer(outcome.map(|()| Answer::Done)));
     }
 }
 
 impl Known {
     fn of(&self, attempt: Attempt) -> Option<&UnderWay> {
         self.under_way.get(&attempt.cookie).filter(|it| it.attempt == attempt.number)
+    }
+
+    fn of_mut(&mut self, attempt: Attempt) -> Option<&mut UnderWay> {
+        self.under_way.get_mut(&attempt.cookie).filter(|it| it.attempt == attempt.number)
     }
 
     fn take(&mut self, attempt: Attempt) -> Option<UnderWay> {

@@ -207,6 +207,10 @@ impl Engine {
                 let circle = self.run.circles.of(thread, party);
                 self.open(&Arc::new(program), family, circle, party, reply);
             }
+            // Who has chosen a place of ours meets nobody else there.
+            Ok(_) if local_address(&program).is_ok_and(|own| self.run.land.is_ours(own)) => {
+                reply.answer(Err(Errno::EADDRINUSE));
+            }
             Ok((way, here)) => {
                 let waits = kind == Kind::Stream && is_nonblocking(&program) == Ok(false);
                 let connect = move |engine: &Engine| {
@@ -327,6 +331,11 @@ impl Engine {
             self.run.account.note(Deed::Listens(kind, place.port()), listens);
         }
         listens?;
+        // It may have been bound while it began to listen.
+        if kind_of(program).is_ok() && self.run.land.is_ours(local_address(program)?) {
+            disconnect(program);
+            return Err(Errno::EADDRINUSE);
+        }
         self.tell_of_listener(program);
         Ok(Answer::Done)
     }

@@ -54,8 +54,8 @@ pub(super) struct Flows {
     account: Arc<Account>,
     guests: Arc<Mutex<Guests>>,
     families: Vec<Family>,
-    /// Datagrams are captured.
-    captures: Mutex<bool>,
+    /// Of so many families datagrams are captured.
+    captured: Mutex<usize>,
 }
 
 #[derive(Debug)]
@@ -107,17 +107,14 @@ impl Flows {
             account: account.clone(),
             guests,
             families,
-            captures: Mutex::new(false),
+            captured: Mutex::new(0),
         }))
     }
 
     /// Captures datagrams from now on, in threads that end with the process: there is a socket that may send some.
     pub(super) fn start(self: &Arc<Flows>) -> Result<(), Errno> {
-        let mut captures = lock(&self.captures);
-        if *captures {
-            return Ok(());
-        }
-        for (at, family) in self.families.iter().enumerate() {
+        let mut captured = lock(&self.captured);
+        for (at, family) in self.families.iter().enumerate().skip(*captured) {
             family.exclude_known(&lock(&family.known));
             raw::see_packets(family.captured.packets.as_fd(), family.captured.own.is_ipv4())?;
             let flows = self.clone();
@@ -128,8 +125,8 @@ impl Flows {
                 }
             });
             capturing.map_err(|error| errno(&error))?;
+            *captured += 1;
         }
-        *captures = true;
         Ok(())
     }
 

@@ -124,6 +124,12 @@ impl Quiet {
         Ok((waits, said))
     }
 
+    /// From now on the place of a socket that is here sees who begins.
+    pub(super) fn watch(&self, own: SocketAddr) -> Result<(), Errno> {
+        let resets = self.places.of(own).and_then(|place| place.resets.as_ref());
+        resets.map_or(Ok(()), Resets::watch)
+    }
+
     /// The two ends of a connection that is on its way.
     pub(super) fn ends(&self, program: &OwnedFd, family: i32, to: SocketAddr) -> Result<Ends, Errno> {
         Ok((local_address(program)?, self.places.led_to(family, to).address))
@@ -224,13 +230,15 @@ fn connect_at_once(socket: &OwnedFd, flags: OFlag, to: SocketAddr) -> Result<Res
     }
     let said = connect(socket.as_raw_fd(), &SockaddrStorage::from(to));
     if waits {
-        fcntl(socket, FcntlArg::F_SETFL(flags))?;
+        // The program may have changed others meanwhile.
+        let flags = OFlag::from_bits_retain(fcntl(socket, FcntlArg::F_GETFL)?);
+        fcntl(socket, FcntlArg::F_SETFL(flags - OFlag::O_NONBLOCK))?;
     }
     Ok(said)
 }
 
 /// Answers beginnings of connections with resets: those that nobody waits for. Watching costs each packet, so it is begun with the
-/// first of them.
+/// first of them: if that was waited for before, its next packet is the first that is seen.
 #[derive(Debug)]
 struct Resets {
     packets: Packets,

@@ -188,8 +188,9 @@ impl Link {
         late.is_being_said =
             thread::Builder::new().name("late".to_owned()).spawn(move || link.hand_over_late()).is_ok();
         if !late.is_being_said {
+            // Better to wait a moment than to end everything because there are no more threads.
             drop(late);
-            self.end();
+            self.hand_over_late();
         }
     }
 

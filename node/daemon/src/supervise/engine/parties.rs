@@ -8,7 +8,7 @@ use phantom_policy::socket::Kind;
 use super::{
     super::{
         Deed,
-        call::{Answer, Outcome, Reply},
+        call::{Answer, Reply},
         connections::disconnect,
         conversation::Accepted,
     },
@@ -33,6 +33,7 @@ impl Engine {
             disconnect(program);
             return reply.answer(Err(errno));
         }
+        self.connections.forget_ended(program);
         let (waits, said) = match self.run.land.quiet().set_out(program, family, to) {
             Ok(said) => said,
             Err(errno) => return reply.answer(Err(errno)),
@@ -42,22 +43,24 @@ impl Engine {
             // It was interrupted, or another thread waits for it, too.
             Err(Errno::EALREADY) if waits => match self.connections.wait(program, reply) {
                 Ok(()) => {
-                    self.connections.watch();
+                    self.connections.watch(&self.run.land);
                     self.limit(program);
                 }
-                Err(reply) => reply.answer(self.outcome(program, family, to)),
+                Err(reply) => self.open_again(program, family, circle, to, reply),
             },
             Err(errno) => reply.answer(Err(self.connections.why(program, errno))),
             Ok(()) => reply.answer(Ok(Answer::Done)),
         }
     }
 
-    /// What came of a connection a moment ago.
-    fn outcome(&self, program: &OwnedFd, family: i32, to: SocketAddr) -> Outcome {
-        match self.run.land.quiet().set_out(program, family, to)? {
+    /// What came of a connection a moment ago. If nothing, and somebody else has heard of it, this is another one.
+    fn open_again(&self, program: &Arc<OwnedFd>, family: i32, circle: u64, to: SocketAddr, reply: Reply) {
+        match self.run.land.quiet().set_out(program, family, to) {
+            Ok((waits, Err(Errno::EINPROGRESS))) => self.begin(program, family, circle, to, waits, reply),
             // Somebody else has heard that it stands.
-            (_, Ok(()) | Err(Errno::EISCONN)) => Ok(Answer::Done),
-            (_, Err(errno)) => Err(self.connections.why(program, errno)),
+            Ok((_, Ok(()) | Err(Errno::EISCONN))) => reply.answer(Ok(Answer::Done)),
+            Ok((_, Err(errno))) => reply.answer(Err(self.connections.why(program, errno))),
+            Err(errno) => reply.answer(Err(errno)),
         }
     }
 
@@ -110,7 +113,7 @@ impl Engine {
         match told {
             Some(reply) => reply.answer(Err(Errno::EINPROGRESS)),
             None => {
-                self.connections.watch();
+                self.connections.watch(&self.run.land);
                 self.limit(program);
             }
         }
@@ -124,8 +127,8 @@ impl Engine {
         if let Some(patience) = patience
             && let Some(attempt) = self.connections.attempt(program)
         {
-            let connections = self.connections.clone();
-            self.deadlines.after(patience, move || connections.run_out(attempt));
+            let (connections, land) = (self.connections.clone(), self.run.land.clone());
+            self.deadlines.after(patience, move || connections.run_out(attempt, &land));
         }
     }
 }

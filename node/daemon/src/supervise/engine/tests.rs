@@ -154,10 +154,6 @@ impl Caller for Signalled {
         true
     }
 
-    fn is_ours_to_interrupt(&self) -> bool {
-        true
-    }
-
     fn is_interrupted(&self) -> bool {
         self.1.load(Ordering::Relaxed)
     }
@@ -295,15 +291,28 @@ fn whom_a_signal_interrupts_leaves_a_socket_that_tells_the_truth() {
 fn whose_socket_is_shut_down_waits_no_longer() {
     let world = world(false);
     let socket = world.socket(libc::SOCK_STREAM);
-    let (told, outcome) = channel();
-    let ours = socket.try_clone().unwrap();
-    let call = Call::Connect { socket: ours, to: Given::Internet(PARTY.parse().unwrap()), thread: 0 };
-    world.engine.handle(call, Reply::to(Signalled(told, Arc::default())));
+    let returned = world.connect(&socket, PARTY);
     let opened = world.opened();
     nix::sys::socket::shutdown(socket.as_raw_fd(), nix::sys::socket::Shutdown::Both).unwrap();
-    let returned = outcome.recv_timeout(Duration::from_secs(5)).unwrap();
-    assert_eq!(returned.map(drop), Err(Errno::ECONNRESET), "as without the seal");
+    assert_eq!(returned.errno(), Some(Errno::ECONNRESET), "as without the seal");
     assert!(world.accept_one(opened).is_none());
+}
+
+#[test]
+fn whose_kernel_has_no_more_patience_waits_no_longer_and_may_try_again() {
+    let world = world(false);
+    let socket = world.socket(libc::SOCK_STREAM);
+    SockRef::from(&socket).set_tcp_user_timeout(Some(Duration::from_millis(1))).unwrap();
+    let returned = world.connect(&socket, PARTY);
+    let given_up = world.opened();
+    assert_eq!(returned.errno(), Some(Errno::ETIMEDOUT));
+    SockRef::from(&socket).set_tcp_user_timeout(None).unwrap();
+    let returned = world.connect(&socket, "127.192.0.8:81");
+    let opened = world.opened();
+    world.say(FromNode::Verdict { id: given_up, outcome: Err(Told::ECONNREFUSED) });
+    let _far = world.accept_one(opened).unwrap();
+    assert_eq!(returned.errno(), None);
+    assert_eq!(world.peer(&socket), Ok("127.192.0.8:81".parse().unwrap()));
 }
 
 #[test]
