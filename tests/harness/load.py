@@ -1,10 +1,15 @@
 """The load generator, and the workload that every comparison uses."""
 
+import hashlib
 import json
+import os
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 from . import build
 
 MEGABYTE = 1_000_000
+YARDSTICK = 256 * MEGABYTE
 
 
 class Load:
@@ -26,6 +31,15 @@ class Load:
 
     def echo_beside(self, size, streams=1, bound=180):
         return self.run("echo", "--beside", size, "--streams", streams, bound=bound)
+
+
+def yardstick():
+    """MB/s of SHA-256 on all cores: how fast this machine is now, where others use it, too."""
+    cores, data = os.cpu_count(), bytes(YARDSTICK)
+    begun = time.monotonic()
+    with ThreadPoolExecutor(cores) as together:
+        list(together.map(lambda _: hashlib.sha256(data).digest(), range(cores)))
+    return cores * YARDSTICK / MEGABYTE / (time.monotonic() - begun)
 
 
 def workload(load, single, parallel, echoes):

@@ -268,7 +268,10 @@ mod tests {
         for command in listed.get_subcommands() {
             let itself = built.find_subcommand(command.get_name()).unwrap();
             assert!(command.get_about().is_some(), "{}", command.get_name());
-            assert_eq!(command.get_about().map(ToString::to_string), itself.get_about().map(ToString::to_string));
+            assert_eq!(
+                command.get_about().map(ToString::to_string),
+                itself.get_about().map(ToString::to_string)
+            );
         }
     }
 
