@@ -37,11 +37,14 @@ fn others() -> Vec<Vec<u8>> {
     socks5.into_iter().chain(http.map(<[u8]>::to_vec)).collect()
 }
 
-const SECOND: Duration = Duration::from_secs(1);
-
-/// A world whose far side sends everything back, and in which nothing takes long.
+/// A world whose far side sends everything back. Nobody waits long for somebody else; who speaks may take its time.
 async fn echoing() -> World {
-    let limits = Limits { handshake: SECOND, dial: SECOND, accept: SECOND, ..Limits::default() };
+    let limits = Limits {
+        accept: Duration::from_secs(1),
+        handshake: Duration::from_secs(600),
+        dial: Duration::from_secs(600),
+        ..Limits::default()
+    };
     let world =
         World::with(Config { limits, pac: Pac::new("ap", Elsewhere::Here), ..Config::default() }).await;
     let World { proxy, far, requests, dropped, associations, serving } = world;

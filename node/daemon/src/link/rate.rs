@@ -124,11 +124,10 @@ impl Turns {
     }
 
     /// Waits for the turn to move some of `wanted` cells: how many.
-    pub(super) fn poll_turn(&mut self, cx: &mut Context<'_>, wanted: usize) -> Poll<usize> {
+    pub(super) fn poll_turn(&mut self, cx: &mut Context<'_>, now: Instant, wanted: usize) -> Poll<usize> {
         let Some(bucket) = &self.bucket else { return Poll::Ready(wanted) };
         if self.booked == 0 {
             self.booked = wanted.min(bucket.turn());
-            let now = Instant::now();
             let from = bucket.book(now, (self.booked * CELL) as u64);
             if from > now {
                 self.waiting = Some(Box::pin(sleep_until(from)));
@@ -147,16 +146,15 @@ impl Turns {
     }
 
     /// One goes without waiting: the next ones wait for it.
-    pub(super) fn book_one(&self) {
+    pub(super) fn book_one(&self, now: Instant) {
         if let Some(bucket) = &self.bucket {
-            bucket.book(Instant::now(), CELL as u64);
+            bucket.book(now, CELL as u64);
         }
     }
 
     /// So many have come: the next ones wait until they are paid for.
-    pub(super) fn charge(&mut self, cells: usize) {
+    pub(super) fn charge(&mut self, now: Instant, cells: usize) {
         let Some(bucket) = self.bucket.as_ref().filter(|_| cells > 0) else { return };
-        let now = Instant::now();
         bucket.book(now, (cells * CELL) as u64);
         // Behind all who have booked before: the next booking of nothing would be then.
         let next = bucket.book(now, 0);
@@ -193,7 +191,7 @@ impl Drop for Turns {
 
 #[cfg(test)]
 mod tests {
-    use std::future::poll_fn;
+    use std::task::Waker;
 
     use super::*;
 
@@ -241,35 +239,38 @@ mod tests {
         assert!((10_000_000..10_400_000).contains(&bytes), "{bytes}");
     }
 
-    #[tokio::test]
-    async fn what_was_not_used_comes_back() {
+    #[test]
+    fn what_was_not_used_comes_back() {
         let bucket = Arc::new(Bucket::new(LIMIT));
         let mut turns = Turns::new(Some(Arc::clone(&bucket)));
+        let mut cx = Context::from_waker(Waker::noop());
         for _ in 0..10_000 {
-            assert_eq!(poll_fn(|cx| turns.poll_turn(cx, 11)).await, 11);
+            // Booked for good they would have to wait for 150 s.
+            assert_eq!(turns.poll_turn(&mut cx, bucket.start, 11), Poll::Ready(11));
             turns.used(0);
         }
-        assert!(bucket.start.elapsed() < Duration::from_secs(20), "booked for good they would take 150 s");
     }
 
     #[tokio::test]
     async fn who_has_received_too_much_rests_until_it_is_paid_for() {
-        let mut turns = Turns::new(Some(Arc::new(Bucket::new(LIMIT))));
-        let start = Instant::now();
-        turns.charge(100_000 / CELL);
+        let bucket = Arc::new(Bucket::new(LIMIT));
+        let mut turns = Turns::new(Some(Arc::clone(&bucket)));
+        turns.charge(bucket.start, 100);
         assert!(!turns.rests());
-        turns.charge(300_000 / CELL);
-        assert!(turns.rests());
-        poll_fn(|cx| turns.poll_rest(cx)).await;
-        assert!(start.elapsed() > Duration::from_millis(150), "{:?}", start.elapsed());
-        assert!(!turns.rests());
+        turns.charge(bucket.start, 200);
+        let until = turns.waiting.as_ref().unwrap().deadline();
+        let paid = bucket.start + Duration::from_nanos(bucket.cost(300 * CELL as u64 - LIMIT.burst));
+        assert!(until.max(paid) - until.min(paid) < Duration::from_micros(1), "{until:?}, not {paid:?}");
+        std::future::poll_fn(|cx| turns.poll_rest(cx)).await;
+        assert!(Instant::now() >= until && !turns.rests());
     }
 
-    #[tokio::test]
-    async fn without_a_limit_nobody_waits() {
+    #[test]
+    fn without_a_limit_nobody_waits() {
         let mut turns = Turns::new(None);
-        assert_eq!(poll_fn(|cx| turns.poll_turn(cx, 44)).await, 44);
-        turns.charge(1 << 40);
+        let (mut cx, now) = (Context::from_waker(Waker::noop()), Instant::now());
+        assert_eq!(turns.poll_turn(&mut cx, now, 44), Poll::Ready(44));
+        turns.charge(now, 1 << 40);
         assert!(!turns.rests() && turns.batch(64) == 64);
     }
 }

@@ -313,7 +313,7 @@ impl LinkTask {
             return Ok(if looks == LOOKS { Progress::Some } else { Progress::None });
         }
         self.last_read = Instant::now();
-        self.receiving.charge(cells);
+        self.receiving.charge(self.last_read, cells);
         self.intake.flush();
         Ok(Progress::Some)
     }
@@ -363,7 +363,7 @@ impl LinkTask {
         }
         match self.link.waiting().min(CELLS_AT_ONCE) {
             0 => Poll::Ready(0),
-            waiting => self.sending.poll_turn(cx, waiting),
+            waiting => self.sending.poll_turn(cx, Instant::now(), waiting),
         }
     }
 
@@ -388,7 +388,7 @@ impl LinkTask {
 
     fn seal_cell(&mut self, cell: &Cell) -> Result<(), LinkEnd> {
         self.taken = Instant::now();
-        self.sending.book_one();
+        self.sending.book_one(self.taken);
         self.connection.seal(|record| record.extend_from_slice(&cell.0)).map_err(|error| self.broken(&error))
     }
 
