@@ -2,9 +2,10 @@
 //!
 //! Nothing in it is passed over: an unknown key or a wrong value is an error that names file, line and what is allowed.
 
+mod values;
+
 use std::{
     collections::BTreeSet,
-    fmt::Display,
     fs::File,
     io::{self, ErrorKind, Read},
     net::SocketAddr,
@@ -14,15 +15,16 @@ use std::{
 };
 
 use phantom_protocol::{address::ApName, node::Relay, wire::invitation::Invitation};
-use serde::{Deserialize, Deserializer, de::Error};
-use toml::{Spanned, Value};
+use serde::Deserialize;
+use toml::Spanned;
 
+use self::values::{
+    address, burst, confinement, dns, hops, invitation, kinds, label, log, out_proxy, party, path, port,
+    ports, quota, rate, relay, target, user, usual_label,
+};
 use super::{
-    HOPS,
     dns::{Declared, DnsWish, Kinds},
-    end_point, giving,
     host::{self, Target},
-    logs, number,
 };
 use crate::{
     confinement::Extent,
@@ -393,115 +395,6 @@ fn explained(text: &str, message: &str, span: Option<Range<usize>>) -> String {
         Some(key) if key != "host" => format!("{key}: {message}"),
         _ => "host: each service begins with a line of its own, [[host]]".to_owned(),
     }
-}
-
-/// A value, by the same rule that reads it from the command line. What is neither text nor number is as wrong as no text.
-fn read<'de, D: Deserializer<'de>, T, E: Display>(
-    deserializer: D,
-    rule: impl FnOnce(&str) -> Result<T, E>,
-) -> Result<T, D::Error> {
-    let text = match Value::deserialize(deserializer)? {
-        Value::String(text) => text,
-        Value::Integer(number) => number.to_string(),
-        _ => String::new(),
-    };
-    rule(&text).map_err(D::Error::custom)
-}
-
-fn invitation<'de, D: Deserializer<'de>>(value: D) -> Result<Option<Invitation>, D::Error> {
-    read(value, str::parse).map(Some)
-}
-
-fn address<'de, D: Deserializer<'de>>(value: D) -> Result<Option<SocketAddr>, D::Error> {
-    read(value, end_point).map(Some)
-}
-
-fn relay<'de, D: Deserializer<'de>>(value: D) -> Result<Option<Relay>, D::Error> {
-    read(value, giving::relay).map(Some)
-}
-
-fn dns<'de, D: Deserializer<'de>>(value: D) -> Result<Option<DnsWish>, D::Error> {
-    read(value, str::parse).map(Some)
-}
-
-fn kinds<'de, D: Deserializer<'de>>(value: D) -> Result<Option<Kinds>, D::Error> {
-    read(value, str::parse).map(Some)
-}
-
-fn rate<'de, D: Deserializer<'de>>(value: D) -> Result<Option<u64>, D::Error> {
-    read(value, giving::rate).map(Some)
-}
-
-fn burst<'de, D: Deserializer<'de>>(value: D) -> Result<Option<u64>, D::Error> {
-    read(value, giving::burst).map(Some)
-}
-
-fn quota<'de, D: Deserializer<'de>>(value: D) -> Result<Option<u64>, D::Error> {
-    read(value, giving::quota).map(Some)
-}
-
-fn hops<'de, D: Deserializer<'de>>(value: D) -> Result<Option<u8>, D::Error> {
-    read(value, number(HOPS)).map(Some)
-}
-
-/// Nobody knows from where a node will be started.
-fn path<'de, D: Deserializer<'de>>(value: D) -> Result<Option<PathBuf>, D::Error> {
-    let absolute = |text: &str| {
-        Some(PathBuf::from(text))
-            .filter(|path| path.is_absolute())
-            .ok_or("it is a whole path, from the first /")
-    };
-    read(value, absolute).map(Some)
-}
-
-fn user<'de, D: Deserializer<'de>>(value: D) -> Result<Option<String>, D::Error> {
-    read(value, |text| {
-        Some(text.to_owned()).filter(|text| !text.is_empty()).ok_or("it is the name of a user")
-    })
-    .map(Some)
-}
-
-fn confinement<'de, D: Deserializer<'de>>(value: D) -> Result<Option<Extent>, D::Error> {
-    match Value::deserialize(value)? {
-        Value::Boolean(true) => Ok(Some(Extent::Usual)),
-        Value::Boolean(false) => Ok(Some(Extent::Off)),
-        Value::String(text) if text == "required" => Ok(Some(Extent::Required)),
-        _ => Err(D::Error::custom("it is true, false or \"required\"")),
-    }
-}
-
-fn log<'de, D: Deserializer<'de>>(value: D) -> Result<Option<String>, D::Error> {
-    read(value, |text| logs::filter(text).map(|_| Some(text.to_owned())))
-}
-
-fn port<'de, D: Deserializer<'de>>(value: D) -> Result<Option<u16>, D::Error> {
-    read(value, number(1..=u16::MAX)).map(Some)
-}
-
-fn target<'de, D: Deserializer<'de>>(value: D) -> Result<Option<Target>, D::Error> {
-    read(value, str::parse).map(Some)
-}
-
-/// A port may be written as the number that it is.
-fn ports<'de, D: Deserializer<'de>>(value: D) -> Result<Vec<Ports>, D::Error> {
-    let values = Vec::<Value>::deserialize(value)?;
-    values.into_iter().map(|value| read(value, str::parse).map_err(D::Error::custom)).collect()
-}
-
-fn label<'de, D: Deserializer<'de>>(value: D) -> Result<String, D::Error> {
-    read(value, host::label)
-}
-
-fn party<'de, D: Deserializer<'de>>(value: D) -> Result<ApName, D::Error> {
-    read(value, str::parse)
-}
-
-fn out_proxy<'de, D: Deserializer<'de>>(value: D) -> Result<Option<ApName>, D::Error> {
-    read(value, str::parse).map(Some)
-}
-
-fn usual_label() -> String {
-    host::LABEL.to_owned()
 }
 
 #[cfg(test)]

@@ -168,9 +168,9 @@ mod tests {
         assert_eq!(Given::parse(&[1, 0, b'/']), Some(Given::Other(vec![1, 0, b'/'])));
     }
 
-    struct Told(Sender<Result<(), Errno>>);
+    struct Hearer(Sender<Result<(), Errno>>);
 
-    impl Caller for Told {
+    impl Caller for Hearer {
         fn waits(&self) -> bool {
             true
         }
@@ -183,8 +183,8 @@ mod tests {
     #[test]
     fn a_call_returns_once_even_if_it_is_forgotten() {
         let (told, outcomes) = channel();
-        Reply::to(Told(told.clone())).answer(Ok(Answer::Done));
-        drop(Reply::to(Told(told)));
+        Reply::to(Hearer(told.clone())).answer(Ok(Answer::Done));
+        drop(Reply::to(Hearer(told)));
         assert_eq!(outcomes.iter().collect::<Vec<_>>(), [Ok(()), Err(Errno::ENETUNREACH)]);
     }
 }

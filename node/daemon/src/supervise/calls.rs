@@ -16,7 +16,7 @@ use super::{
     call::{Answer, Call, Caller, Outcome, Reply},
     engine::Engine,
     errno, lock,
-    notify::{Listener, Process, Told},
+    notify::{Listener, Notification, Process},
     program::{Memory, Pending, pending_signals},
 };
 
@@ -26,7 +26,7 @@ use super::{
 const THREADS: usize = 3;
 
 /// Answers all calls from the first one on, until no process of the run is left. Blocks.
-pub(super) fn answer_all(listener: Listener, first: Told, engine: &Arc<Engine>) -> io::Result<()> {
+pub(super) fn answer_all(listener: Listener, first: Notification, engine: &Arc<Engine>) -> io::Result<()> {
     let calls = Calls { listener: Arc::new(listener), turn: Mutex::default() };
     calls.handle(first, &mut None, engine);
     thread::scope(|scope| {
@@ -90,7 +90,7 @@ enum Reserved {
 }
 
 impl Calls {
-    fn handle(&self, told: Told, latest: &mut Latest, engine: &Arc<Engine>) {
+    fn handle(&self, told: Notification, latest: &mut Latest, engine: &Arc<Engine>) {
         let (call, reserved) = match self.understand(&told, latest) {
             Ok(understood) => understood,
             Err(errno) => {
@@ -102,7 +102,7 @@ impl Calls {
         engine.handle(call, Reply::to(Waiting { listener, told, reserved, is_signalled }));
     }
 
-    fn understand(&self, told: &Told, latest: &mut Latest) -> Result<(Call, Reserved), Errno> {
+    fn understand(&self, told: &Notification, latest: &mut Latest) -> Result<(Call, Reserved), Errno> {
         let [first, second, third, fourth, fifth, _] = told.arguments;
         if told.number == libc::SYS_socket {
             let [family, kind, protocol] = [first, second, third].map(|argument| argument as i32);
@@ -123,7 +123,7 @@ impl Calls {
     }
 
     /// What a call's descriptor stands for.
-    fn descriptor(&self, told: &Told, theirs: i32, latest: &mut Latest) -> Result<OwnedFd, Errno> {
+    fn descriptor(&self, told: &Notification, theirs: i32, latest: &mut Latest) -> Result<OwnedFd, Errno> {
         if let Some((thread, process)) = latest
             && *thread == told.thread
         {
@@ -149,7 +149,7 @@ impl Calls {
 /// A call that has not returned.
 struct Waiting {
     listener: Arc<Listener>,
-    told: Told,
+    told: Notification,
     reserved: Reserved,
     /// A signal was seen that would interrupt it.
     is_signalled: AtomicBool,

@@ -8,7 +8,7 @@ use phantom_policy::mark::Instruction;
 
 /// The ends of a flow: the program's own socket, and the party.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(super) struct Ends {
+pub(super) struct FlowEnds {
     pub(super) program: SocketAddr,
     pub(super) party: SocketAddr,
 }
@@ -16,7 +16,7 @@ pub(super) struct Ends {
 /// One datagram.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Datagram<'a> {
-    pub(super) ends: Ends,
+    pub(super) ends: FlowEnds,
     pub(super) bytes: &'a [u8],
 }
 
@@ -43,7 +43,7 @@ const ALL: u32 = u32::MAX;
 const FRAGMENT: u32 = 0x3fff;
 
 /// Takes datagrams of the family of `own`, the run's own address, but for those of `known` flows.
-pub(super) fn program(own: IpAddr, known: impl Iterator<Item = Ends>) -> Vec<Instruction> {
+pub(super) fn program(own: IpAddr, known: impl Iterator<Item = FlowEnds>) -> Vec<Instruction> {
     let mut program = vec![load(WORD, DIRECTION)];
     program.extend(only_if(IF_EQUAL, 0));
     match own {
@@ -66,7 +66,7 @@ pub(super) fn program(own: IpAddr, known: impl Iterator<Item = Ends>) -> Vec<Ins
             program.extend(not_if(is_to_v6(own)));
         }
     }
-    for Ends { program: from, party } in known {
+    for FlowEnds { program: from, party } in known {
         let ports = u32::from(from.port()) << 16 | u32::from(party.port());
         program.extend(match party.ip() {
             IpAddr::V4(to) => not_if(vec![
@@ -168,7 +168,7 @@ pub(super) fn parse(packet: &[u8]) -> Option<Datagram<'_>> {
     let [from_port, to_port, length, _] = [0, 2, 4, 6]
         .map(|at| header.get(at..at + 2).and_then(|pair| pair.try_into().ok()).map(u16::from_be_bytes));
     let bytes = rest.get(8..usize::from(length?))?;
-    let ends = Ends { program: (from, from_port?).into(), party: (to, to_port?).into() };
+    let ends = FlowEnds { program: (from, from_port?).into(), party: (to, to_port?).into() };
     Some(Datagram { ends, bytes })
 }
 
@@ -214,12 +214,12 @@ mod tests {
         }
     }
 
-    fn ends(program: &str, party: &str) -> Ends {
-        Ends { program: program.parse().unwrap(), party: party.parse().unwrap() }
+    fn ends(program: &str, party: &str) -> FlowEnds {
+        FlowEnds { program: program.parse().unwrap(), party: party.parse().unwrap() }
     }
 
     /// A packet from one place to another; with options, if it is of IPv4.
-    fn packet(ends: Ends, protocol: u8, data: &[u8]) -> Vec<u8> {
+    fn packet(ends: FlowEnds, protocol: u8, data: &[u8]) -> Vec<u8> {
         let mut packet = Vec::new();
         match (ends.program.ip(), ends.party.ip()) {
             (IpAddr::V4(from), IpAddr::V4(to)) => {
@@ -245,7 +245,7 @@ mod tests {
 
     const OWN: [&str; 2] = ["127.224.0.1", "fc00::1"];
 
-    fn taken(known: &[Ends], ends: Ends, protocol: u8) -> bool {
+    fn taken(known: &[FlowEnds], ends: FlowEnds, protocol: u8) -> bool {
         let own: IpAddr = OWN[usize::from(ends.party.is_ipv6())].parse().unwrap();
         let program = program(own, known.iter().copied());
         let packet = packet(ends, protocol, b"data");
@@ -268,7 +268,7 @@ mod tests {
         ] {
             let party: SocketAddr = party.parse().unwrap();
             let own = OWN[usize::from(party.is_ipv6())].parse().unwrap();
-            let ends = Ends { program: SocketAddr::new(own, 4_000), party };
+            let ends = FlowEnds { program: SocketAddr::new(own, 4_000), party };
             assert_eq!(taken(&[], ends, UDP), are, "{party}");
             assert!(!taken(&[], ends, 6), "{party}");
         }
@@ -322,7 +322,7 @@ mod tests {
         ] {
             let to: SocketAddr = to.parse().unwrap();
             let from = SocketAddr::new(OWN[usize::from(to.is_ipv6())].parse().unwrap(), 9);
-            let packet = packet(Ends { program: from, party: to }, UDP, b"data");
+            let packet = packet(FlowEnds { program: from, party: to }, UDP, b"data");
             assert_eq!(takes(&program, 0, &packet), gets, "{to}");
         }
     }

@@ -30,7 +30,7 @@ use phantom_policy::{
 use super::{
     Addresses, Deed, Run,
     call::{Answer, Call, Given, Outcome, Reply, address_bytes},
-    capture::Ends,
+    capture::FlowEnds,
     connections::{Connections, disconnect},
     conversation::Conversation,
     deadlines::Deadlines,
@@ -259,7 +259,7 @@ impl Engine {
         connect_with_own_port(program, of_family(to, family))?;
         match way {
             Way::Party(party) => {
-                let ends = Ends { program: local_address(program)?, party };
+                let ends = FlowEnds { program: local_address(program)?, party };
                 let circle = self.run.circles.of(thread, party);
                 self.flows.open(ends, circle).inspect_err(|_| disconnect(program))
             }

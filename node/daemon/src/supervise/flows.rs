@@ -23,7 +23,7 @@ use phantom_policy::socket::Kind;
 
 use super::{
     Account, Circles, Deed, Run,
-    capture::{self, Datagram, Ends},
+    capture::{self, Datagram, FlowEnds},
     conversation::{Conversation, FlowLink},
     errno,
     land::Land,
@@ -66,16 +66,16 @@ struct Family {
 
 #[derive(Debug, Default)]
 struct Known {
-    flows: HashMap<Ends, Flow>,
+    flows: HashMap<FlowEnds, Flow>,
     /// Counts flows, so that an old one's end is not taken for its successor's.
     last: u64,
 }
 
-/// What the kernel tells the program's socket.
+/// What the kernel does when a flow is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Told {
-    /// It is connected to the party.
-    OfRefusal,
+enum AtRefusal {
+    /// It tells the program's socket, which is connected to the party.
+    Tell,
     Nothing,
 }
 
@@ -131,14 +131,14 @@ impl Flows {
     }
 
     /// Makes the flow of a socket that is connected to a party.
-    pub(super) fn open(self: &Arc<Flows>, ends: Ends, circle: u64) -> Result<(), Errno> {
+    pub(super) fn open(self: &Arc<Flows>, ends: FlowEnds, circle: u64) -> Result<(), Errno> {
         let family = self.family(ends).ok_or(Errno::ENETUNREACH)?;
         let stands = match lock(&family.known).flows.get(&ends) {
             Some(Flow::Stands(Some(link), _)) => link.stands(),
             Some(Flow::Stands(None, _)) => true,
             _ => false,
         };
-        if stands { Ok(()) } else { self.begin(family, ends, circle, Told::OfRefusal).map(drop) }
+        if stands { Ok(()) } else { self.begin(family, ends, circle, AtRefusal::Tell).map(drop) }
     }
 
     /// Takes what goes to parties outside of flows, until that fails.
@@ -169,7 +169,7 @@ impl Flows {
             return family.leave_alone(ends);
         }
         let link = link.map_or_else(
-            || self.begin(family, ends, self.circles.of_socket(ends.program, ends.party), Told::Nothing),
+            || self.begin(family, ends, self.circles.of_socket(ends.program, ends.party), AtRefusal::Nothing),
             Ok,
         );
         if let Ok(link) = link {
@@ -181,9 +181,9 @@ impl Flows {
     fn begin(
         self: &Arc<Flows>,
         family: &Family,
-        ends: Ends,
+        ends: FlowEnds,
         circle: u64,
-        told: Told,
+        at_refusal: AtRefusal,
     ) -> Result<FlowLink, Errno> {
         let number = {
             let mut known = lock(&family.known);
@@ -204,7 +204,7 @@ impl Flows {
                         flows.account.note(Deed::Connects(Kind::Datagram, ends.party), outcome);
                     }
                     flows.end(ends, number, outcome);
-                    if outcome.is_err() && told == Told::OfRefusal {
+                    if outcome.is_err() && at_refusal == AtRefusal::Tell {
                         flows.tell_of_refusal(ends);
                     }
                 }
@@ -229,21 +229,21 @@ impl Flows {
 
     /// Nobody is at the party's address any more: the kernel says so to whoever sends there, as it is used to. The program has
     /// sent already, and may wait for an answer: one more goes there in its name.
-    fn tell_of_refusal(&self, Ends { program, party }: Ends) {
+    fn tell_of_refusal(&self, FlowEnds { program, party }: FlowEnds) {
         if let Ok(own) = self.land.of_party(program, Kind::Datagram) {
             let _told = socket2::SockRef::from(&own).send_to(&[], &party.into());
         }
     }
 
     /// A socket that is the party to the program's.
-    fn far_end(&self, ends: Ends) -> Result<OwnedFd, Errno> {
+    fn far_end(&self, ends: FlowEnds) -> Result<OwnedFd, Errno> {
         let made = self.land.of_party(ends.party, Kind::Datagram)?;
         let connected = socket2::SockRef::from(&made).connect(&ends.program.into());
         connected.map_err(|error| errno(&error))?;
         Ok(made)
     }
 
-    fn end(&self, ends: Ends, number: u64, outcome: Result<(), Errno>) {
+    fn end(&self, ends: FlowEnds, number: u64, outcome: Result<(), Errno>) {
         let Some(family) = self.family(ends) else { return };
         let mut known = lock(&family.known);
         if !matches!(known.flows.get(&ends), Some(Flow::Stands(_, last)) if *last == number) {
@@ -256,7 +256,7 @@ impl Flows {
         family.exclude_known(&known);
     }
 
-    fn family(&self, ends: Ends) -> Option<&Family> {
+    fn family(&self, ends: FlowEnds) -> Option<&Family> {
         self.families.iter().find(|family| family.captured.own.is_ipv4() == ends.party.is_ipv4())
     }
 }
@@ -272,7 +272,7 @@ impl Known {
 }
 
 impl Family {
-    fn leave_alone(&self, ends: Ends) {
+    fn leave_alone(&self, ends: FlowEnds) {
         let mut known = lock(&self.known);
         if known.make_room().is_ok() {
             known.flows.insert(ends, Flow::Guest);

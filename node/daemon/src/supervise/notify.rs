@@ -18,7 +18,7 @@ pub(super) struct Listener {
 
 /// One call that waits for its fate.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Told {
+pub(super) struct Notification {
     /// Names it to the kernel.
     id: u64,
     /// The thread that made it.
@@ -44,7 +44,7 @@ impl Listener {
     }
 
     /// The next call. Nothing when no process of the run is left, from Linux 6.11; before, that may never show.
-    pub(super) fn next(&self) -> io::Result<Option<Told>> {
+    pub(super) fn next(&self) -> io::Result<Option<Notification>> {
         loop {
             // SAFETY: a plain structure of numbers, for which zero is a value.
             let mut told: seccomp_notif = unsafe { std::mem::zeroed() };
@@ -55,7 +55,12 @@ impl Listener {
                 Ok(_) => {
                     let seccomp_notif { id, pid, data, .. } = told;
                     let thread = pid as i32;
-                    return Ok(Some(Told { id, thread, number: data.nr.into(), arguments: data.args }));
+                    return Ok(Some(Notification {
+                        id,
+                        thread,
+                        number: data.nr.into(),
+                        arguments: data.args,
+                    }));
                 }
                 Err(error) if error.raw_os_error() == Some(libc::EINTR) => {}
                 // It was given up before we came, by a signal or the end of its thread: of the last one, maybe.
@@ -78,7 +83,7 @@ impl Listener {
     }
 
     /// Whether the call still waits: if so, what was learnt about its thread is about this thread and no later one.
-    pub(super) fn still_waits(&self, call: &Told) -> bool {
+    pub(super) fn still_waits(&self, call: &Notification) -> bool {
         // SAFETY: the kernel reads one number.
         let done = unsafe {
             libc::ioctl(self.told.as_raw_fd(), libc::SECCOMP_IOCTL_NOTIF_ID_VALID, &raw const call.id)
@@ -87,7 +92,7 @@ impl Listener {
     }
 
     /// Lets the call return. If it does not wait any more, nothing happens.
-    pub(super) fn answer(&self, call: &Told, result: Result<i64, i32>) {
+    pub(super) fn answer(&self, call: &Notification, result: Result<i64, i32>) {
         let (val, error) = match result {
             Ok(value) => (value, 0),
             Err(errno) => (0, -errno),
@@ -98,7 +103,12 @@ impl Listener {
     }
 
     /// Gives the program a descriptor of ours, which is what the call returns: both or neither.
-    pub(super) fn hand_over(&self, call: &Told, ours: BorrowedFd<'_>, close_on_exec: bool) -> io::Result<()> {
+    pub(super) fn hand_over(
+        &self,
+        call: &Notification,
+        ours: BorrowedFd<'_>,
+        close_on_exec: bool,
+    ) -> io::Result<()> {
         let newfd_flags = if close_on_exec { libc::O_CLOEXEC as u32 } else { 0 };
         let mut adds = seccomp_notif_addfd {
             id: call.id,
