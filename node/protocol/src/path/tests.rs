@@ -1,5 +1,8 @@
 //! Whole circles in memory: an owner and hop machines, every pair of them linked.
 
+mod hops;
+mod mishaps;
+
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
     net::{Ipv4Addr, SocketAddr},
@@ -328,97 +331,6 @@ fn an_unreachable_guard_ends_the_circle_at_once_and_another_one_stands_in() {
 }
 
 #[test]
-fn an_x_node_forwards_only_when_both_links_stand() {
-    let mut world = World::new(12, 8);
-    world.start(3).unwrap();
-    while world.messages.front().is_some_and(|message| message.round == Round::One) {
-        let message = world.messages.pop_front().unwrap();
-        world.deliver(message);
-    }
-    // Now nobody gets new links.
-    world.cut.extend((1..12).flat_map(|a| (1..12).map(move |b| (a, b))));
-    world.run();
-    assert!(world.told.installed.is_empty());
-    world.wait(ROUND_TIMEOUT);
-    assert_eq!(world.told.failed, [BuildFailure::TimedOut(Round::Two)]);
-}
-
-#[test]
-fn round_two_is_taken_once_and_anything_else_erases_the_setup() {
-    for repeat in [Round::One, Round::Two] {
-        let mut world = World::new(12, 9);
-        world.start(3).unwrap();
-        let first = world.messages.front().unwrap().clone();
-        while world.messages.front().is_some_and(|message| message.round == Round::One) {
-            let message = world.messages.pop_front().unwrap();
-            world.deliver(message);
-        }
-        assert_eq!(world.helpers[&first.to].setups.len(), 1);
-        let second = world.messages.front().unwrap().clone();
-        if repeat == Round::One {
-            world.deliver(first.clone());
-            assert_eq!(world.helpers[&first.to].setups.len(), 0);
-            world.run();
-            assert!(world.told.installed.is_empty());
-        } else {
-            world.run();
-            let installed = world.installed();
-            world.deliver(second);
-            world.run();
-            assert_eq!((world.installed(), world.told.installed.len()), (installed, 1));
-        }
-    }
-}
-
-#[test]
-fn a_setup_is_forgotten_after_thirty_seconds() {
-    let mut world = World::new(12, 11);
-    world.start(3).unwrap();
-    let first = world.messages.pop_front().unwrap();
-    let at = first.to;
-    world.deliver(first);
-    world.wait(BETWEEN_ROUNDS - Duration::from_micros(1));
-    assert_eq!(world.helpers[&at].setups.len(), 1);
-    world.wait(Duration::from_micros(1));
-    assert_eq!(world.helpers[&at].setups.len(), 0);
-    assert_eq!(world.helpers[&at].setups.next_timeout(), None);
-}
-
-#[test]
-fn an_array_from_the_wrong_neighbour_or_with_the_wrong_id_is_refused() {
-    for wrong in 0..2 {
-        let mut world = World::new(12, 12);
-        world.start(3).unwrap();
-        let mut first = world.messages.pop_front().unwrap();
-        if wrong == 0 {
-            first.from = (1..12).find(|at| *at != first.to).unwrap();
-        } else {
-            first.connection = PathId::new(first.connection.get() + 1);
-        }
-        let at = first.to;
-        world.deliver(first);
-        assert!(world.messages.is_empty() && world.helpers[&at].setups.is_empty());
-    }
-}
-
-#[test]
-fn a_link_brings_ten_arrays_a_second() {
-    let mut world = World::new(12, 13);
-    world.start(3).unwrap();
-    let honest = world.messages.pop_front().unwrap();
-    let to = honest.to;
-    for n in 0..1_000 {
-        let garbage = Message { connection: PathId::new(n), array: SetupArray::zeroed(), ..honest.clone() };
-        world.deliver(garbage);
-    }
-    world.deliver(honest.clone());
-    assert!(world.helpers[&to].setups.is_empty());
-    world.wait(Duration::from_secs(1));
-    world.deliver(honest);
-    assert_eq!(world.helpers[&to].setups.len(), 1);
-}
-
-#[test]
 fn setups_over_a_broken_link_are_forgotten_and_an_owner_notices() {
     let mut world = World::new(12, 14);
     world.start(3).unwrap();
@@ -450,72 +362,5 @@ fn guards_and_pace_outlive_a_restart() {
     assert_eq!(Builds::decode(&state).unwrap().encode(), state);
     for cut in 0..state.len() {
         assert!(Builds::decode(&state[..cut]).is_err());
-    }
-}
-
-/// What an enemy between two nodes does to a message.
-#[derive(Clone, Copy, Debug)]
-enum Mishap {
-    Drop,
-    Twice,
-    Flip,
-    Garbage,
-    OtherRound,
-    OtherConnection,
-    Reorder,
-}
-
-fn mishap() -> impl Strategy<Value = Option<Mishap>> {
-    use Mishap::*;
-    prop_oneof![
-        6 => Just(None),
-        1 => prop::sample::select(vec![Drop, Twice, Flip, Garbage, OtherRound, OtherConnection, Reorder]).prop_map(Some),
-    ]
-}
-
-proptest! {
-    #![proptest_config(ProptestConfig::with_cases(64))]
-
-    #[test]
-    fn whatever_happens_on_the_way_nothing_panics_and_every_build_ends(
-        seed in any::<u8>(),
-        hops in 1usize..=4,
-        mishaps in prop::collection::vec(mishap(), 40),
-    ) {
-        let mut world = World::new(16, seed);
-        world.start(hops).unwrap();
-        let mut mishaps = mishaps.into_iter();
-        while let Some(mut message) = world.messages.pop_front() {
-            match mishaps.next().flatten() {
-                None => {}
-                Some(Mishap::Drop) => continue,
-                Some(Mishap::Twice) => world.messages.push_back(message.clone()),
-                Some(Mishap::Flip) => {
-                    let bytes = message.array.as_bytes_mut();
-                    let at = world.rng.random_range(0..bytes.len());
-                    bytes[at] ^= 1;
-                }
-                Some(Mishap::Garbage) => world.rng.fill(message.array.as_bytes_mut()),
-                Some(Mishap::OtherRound) => {
-                    message.round = if message.round == Round::One { Round::Two } else { Round::One };
-                }
-                Some(Mishap::OtherConnection) => message.connection = PathId::new(7),
-                Some(Mishap::Reorder) => {
-                    world.messages.push_back(message);
-                    if world.messages.len() == 1 { break; }
-                    continue;
-                }
-            }
-            world.deliver(message);
-        }
-        // Nothing altered is ever taken for a path: what is installed is whole.
-        for (_, path) in &world.told.installed {
-            world.check_path(path);
-        }
-        world.wait(ROUND_TIMEOUT);
-        world.wait(BETWEEN_ROUNDS);
-        prop_assert!(world.builds.is_empty());
-        prop_assert_eq!(world.told.failed.len(), 1);
-        prop_assert!(world.helpers.values().all(|helper| helper.setups.is_empty()));
     }
 }
