@@ -35,23 +35,27 @@ impl Handed {
 
     /// Takes it for a connection, or says that it is none of the Internet's.
     pub(crate) fn into_stream(mut self) -> io::Result<ProgramStream> {
-        let stream = std::net::TcpStream::from(self.of_internet(Type::STREAM)?);
-        stream.set_nodelay(true)?;
-        tokio::net::TcpStream::from_std(stream).map(ProgramStream::from)
+        self.prepare(Type::STREAM)?;
+        SockRef::from(&self.look()?).set_tcp_nodelay(true)?;
+        tokio::net::TcpStream::from_std(self.take()?.into()).map(ProgramStream::from)
     }
 
     /// Takes it for a socket of datagrams, or says that it is none of the Internet's.
     pub(crate) fn into_datagrams(mut self) -> io::Result<ProgramDatagrams> {
-        let socket = std::net::UdpSocket::from(self.of_internet(Type::DGRAM)?);
-        tokio::net::UdpSocket::from_std(socket).map(ProgramDatagrams::from)
+        self.prepare(Type::DGRAM)?;
+        tokio::net::UdpSocket::from_std(self.take()?.into()).map(ProgramDatagrams::from)
     }
 
-    fn of_internet(&mut self, kind: Type) -> io::Result<OwnedFd> {
+    /// What fails here has not been taken yet.
+    fn prepare(&self, kind: Type) -> io::Result<()> {
         let socket = self.look()?;
         if !is_of_internet(socket, kind)? {
             return Err(ErrorKind::InvalidData.into());
         }
-        SockRef::from(&socket).set_nonblocking(true)?;
+        SockRef::from(&socket).set_nonblocking(true)
+    }
+
+    fn take(&mut self) -> io::Result<OwnedFd> {
         self.0.take().ok_or_else(|| ErrorKind::InvalidData.into())
     }
 }
