@@ -8,24 +8,21 @@
 use std::{
     collections::{BTreeMap, VecDeque},
     sync::Arc,
-    time::Duration,
 };
 
 use rand::{SeedableRng, rngs::ChaCha20Rng};
 
 use crate::{
-    crypto::datagram::SessionSecret,
-    identity::{ApPublic, NodeId, NodeSecret},
+    identity::{ApPublic, NodeId},
     limits::SWITCH_SWEEP,
     netdb::exchange::{Exchange, ExchangeOutput},
-    network::Network,
     path::{
         builds::{BuildId, Builds},
-        hop::{HopOutput, HopSetups, NewHop},
+        hop::HopSetups,
         keys::PathKeys,
     },
     time::{Moment, Now, UnixTime},
-    tunnel::{ExitTunnel, HopInstall, Outlet, OwnedPathId, OwnerTunnelId, Switch, SwitchEvent},
+    tunnel::{ExitTunnel, Outlet, OwnedPathId, Switch, SwitchEvent},
     wire::{
         cell::{LinkId, PathId},
         contact::Contact,
@@ -38,14 +35,17 @@ use crate::{
 };
 
 mod builds;
+mod config;
 mod dials;
 mod groups;
+mod helping;
 mod hosting;
 mod idle;
 mod knocks;
 mod leaving;
 mod neighbours;
 mod opens;
+mod output;
 mod pool;
 mod probes;
 mod reachable;
@@ -55,6 +55,7 @@ mod tests;
 
 use builds::Pending;
 pub use builds::{BuildStats, TrialFailure};
+pub use config::NodeConfig;
 use dials::StrangersDials;
 use hosting::Service;
 use idle::IdleLinks;
@@ -64,6 +65,7 @@ use leaving::Deaths;
 use neighbours::Neighbours;
 use opens::WaitingOpen;
 pub use opens::{OpenFailure, OpenRequest, Ticket};
+pub use output::Output;
 use pool::Pool;
 pub use pool::{Purpose, ReadyPath};
 use probes::Probes;
@@ -79,117 +81,6 @@ pub struct GroupId(pub u64);
 /// A hosted identity; numbered by the node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ServiceId(pub u64);
-
-/// What a node is made of.
-pub struct NodeConfig {
-    /// Who it is.
-    pub secret: Arc<NodeSecret>,
-    /// How others reach it. Without an address it is unlisted: it owns paths, and serves in none.
-    pub contact: Contact,
-    /// Whether it serves in the paths of others, if it is listed.
-    pub relay: Relay,
-    /// Bytes a month over its links after which it ceases to relay.
-    pub quota: Option<u64>,
-    /// What [`Output::KeepSpending`] gave in an earlier life.
-    pub spending: Option<Vec<u8>>,
-    /// The network's parameters.
-    pub network: Network,
-    /// Nodes that share an operator with this one.
-    pub family: Option<[u8; 16]>,
-    /// X-nodes of its paths.
-    pub hops: usize,
-    /// Ready paths kept ahead of need.
-    pub pool: usize,
-    /// Nodes of friends: where it begins to learn who else there is.
-    pub friends: Vec<Contact>,
-    /// Records of nodes that it knew in an earlier life: what [`Node::records`] gave.
-    pub remembered: Vec<Vec<u8>>,
-    /// What [`Output::Persist`] gave in an earlier life.
-    pub kept: Option<Vec<u8>>,
-    /// Where all its randomness comes from.
-    pub seed: [u8; 32],
-}
-
-/// What the driver must do.
-pub enum Output {
-    /// Dial this node. Then call [`Node::handle_link_up`] or [`Node::handle_dial_failed`].
-    Dial(Contact),
-    /// Send this over the link.
-    Send {
-        /// Which.
-        link: LinkId,
-        /// What.
-        message: ControlMessage,
-    },
-    /// A tunnel towards the peer is on its way: datagrams may follow at once.
-    Opened {
-        /// Whose request it answers.
-        ticket: Ticket,
-        /// The tunnel.
-        tunnel: OwnerTunnelId,
-        /// What its first datagrams are sealed with.
-        secret: SessionSecret,
-        /// The entry node that it asks for, to be avoided if it fails.
-        entry: NodeId,
-        /// Our own path that it runs in.
-        path: OwnedPathId,
-    },
-    /// There will be no tunnel.
-    OpenFailed {
-        /// Whose request it answers.
-        ticket: Ticket,
-        /// Why.
-        why: OpenFailure,
-    },
-    /// The far end of a tunnel has said what became of it.
-    Answered {
-        /// The tunnel.
-        tunnel: OwnerTunnelId,
-        /// What.
-        answer: Answer,
-    },
-    /// A visitor came in.
-    Incoming {
-        /// For whom.
-        service: ServiceId,
-        /// By which tunnel.
-        tunnel: OwnerTunnelId,
-        /// Secrets that the visitor's first datagrams may be sealed with.
-        secrets: Vec<SessionSecret>,
-    },
-    /// A tunnel is gone.
-    TunnelEnded {
-        /// Which.
-        tunnel: OwnerTunnelId,
-    },
-    /// The service's entry has been published with this many ways in.
-    Published {
-        /// Whose.
-        service: ServiceId,
-        /// How many.
-        entries: usize,
-    },
-    /// How the building of one path went.
-    Trial {
-        /// Whose request it answers.
-        ticket: Ticket,
-        /// How long it took, or why it failed.
-        outcome: Result<Duration, TrialFailure>,
-    },
-    /// End this link: its peer did what no honest node does.
-    CloseLink(LinkId),
-    /// Close this link in order: nobody has used it for long.
-    ReleaseLink(LinkId),
-    /// Open a connection to this node and end it again before a word is said, link or no link. Then call
-    /// [`Node::handle_knocked`].
-    Knock(Contact),
-    /// From now on this node says that it can be dialled, or no longer does.
-    Relaying(bool),
-    /// Keep this on disk: it is what was carried this month.
-    KeepSpending(Vec<u8>),
-    /// Keep this on disk: it is the memory of guards and of the pace of building.
-    Persist(Vec<u8>),
-}
 
 /// Who waits for a link.
 #[derive(Debug)]
@@ -525,64 +416,6 @@ impl Node {
         self.drive_builds(now, out);
         self.drive_reachability(now);
         self.drive_exchange(now);
-    }
-
-    /// Helps with other owners' paths.
-    fn drive_setups(&mut self, now: Now, out: &mut impl Outlet) {
-        let mut installed = true;
-        while let Some(output) = self.setups.poll_output() {
-            match output {
-                HopOutput::NeedLink(contact) => match self.neighbours.link(&contact.id) {
-                    Some(link) => self.setups.handle_link(now, contact.id, Some(link)),
-                    None => {
-                        if contact.address.is_none() || !self.dial_for_stranger(now, contact, Waiter::Setups)
-                        {
-                            self.setups.handle_link(now, contact.id, None);
-                        }
-                    }
-                },
-                // The array of round 2 follows its hop: without the one the other stays, and the owner starts anew.
-                HopOutput::Forward { link, round, connection, array } => {
-                    if std::mem::replace(&mut installed, true) {
-                        self.send_array(link, round, connection, array);
-                    }
-                }
-                HopOutput::Install(hop) => installed = self.install_hop(now, hop, out),
-            }
-        }
-    }
-
-    /// False if the path cannot be served.
-    fn install_hop(&mut self, now: Now, hop: NewHop, out: &mut impl Outlet) -> bool {
-        let neighbours = hop.neighbours.map(|side| side.map(|side| (side.link, side.path)));
-        let life = Duration::from_secs(hop.expiry.0.saturating_sub(now.unix.0));
-        let install = HopInstall {
-            neighbours,
-            secret: hop.secret,
-            route_keys: hop.route_keys,
-            expires: now.moment + life,
-            idle: hop.idle,
-        };
-        let installed = self.switch.install_hop(now.moment, install);
-        if !installed {
-            // If an id is taken, both go: no honest owner draws one twice (PROTOCOL §4).
-            for (link, path) in neighbours.into_iter().flatten() {
-                self.switch.end_hop_path(link, path, out);
-            }
-        }
-        installed
-    }
-
-    /// The exit's part of a join.
-    fn dial_for_exit(&mut self, now: Now, exit: ExitTunnel, entry: Contact, out: &mut impl Outlet) {
-        match self.neighbours.link(&entry.id) {
-            Some(link) => self.switch.exit_dialled(exit, Some(link), out),
-            None => {
-                if entry.address.is_none() || !self.dial_for_stranger(now, entry, Waiter::Exit(exit)) {
-                    self.switch.exit_dialled(exit, None, out);
-                }
-            }
-        }
     }
 
     fn answer_waiter(&mut self, now: Now, waiter: Waiter, link: Option<LinkId>, out: &mut impl Outlet) {

@@ -1,10 +1,13 @@
 //! A node's dispatch, with the world played by the tests.
 
+use std::time::Duration;
+
 use super::*;
 use crate::{
     limits::{STRANGERS_DIALS, UNKNOWN_DIALS},
+    network::Network,
     time::UnixTime,
-    tunnel::{Kind, PeerMisbehaved, TunnelRef},
+    tunnel::{Kind, OwnerTunnelId, PeerMisbehaved, TunnelRef},
     wire::{
         cell::Cell,
         control::Published,
