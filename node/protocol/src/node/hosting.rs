@@ -32,9 +32,9 @@ const REPUBLISH: Duration = Duration::from_secs(1800);
 const SETTLE: Duration = Duration::from_millis(400);
 /// An entry that has been handed in must be known here, too, after this.
 const COMES_BACK: Duration = Duration::from_secs(20);
-/// So often in a row an entry is published again that a later one has overtaken: an earlier life of the service has signed that,
-/// or another node that hosts the same identity, with which there is no end.
-const OVERTAKEN_IN_A_ROW: usize = 3;
+/// So often, before one has come back, an entry is published again that a later one has overtaken: an earlier life of the service
+/// has signed that, or another node that hosts the same identity, with which there is no end.
+const OVERTAKEN_AT_MOST: usize = 3;
 /// An entry is handed in at the terminals of this many of its paths.
 const PUBLISHERS: usize = 2;
 
@@ -56,7 +56,7 @@ pub struct Service {
     has_checked: bool,
     /// Entries in a row that were missing.
     missing: usize,
-    /// Entries in a row that were overtaken.
+    /// Entries that were overtaken since one has come back.
     overtaken: usize,
 }
 
@@ -136,11 +136,12 @@ impl Service {
     fn handle_check(&mut self, now: Moment, fate: Fate) {
         (self.missing, self.overtaken) = match fate {
             Fate::Back => (0, 0),
-            Fate::Missing => (self.missing + 1, 0),
+            // With another node that hosts the same identity, an entry is missing here and overtaken there.
+            Fate::Missing => (self.missing + 1, self.overtaken),
             Fate::Overtaken => (self.missing, self.overtaken + 1),
         };
         let is_first = !std::mem::replace(&mut self.has_checked, true);
-        if is_first || (fate != Fate::Back && self.overtaken <= OVERTAKEN_IN_A_ROW) {
+        if is_first || (fate != Fate::Back && self.overtaken <= OVERTAKEN_AT_MOST) {
             self.publish_soon(now);
         }
     }
@@ -355,12 +356,17 @@ mod tests {
         let fates = [None, Some(999), Some(1_000), Some(1_001)].map(|date| service.fate(date.map(UnixTime)));
         assert_eq!(fates, [Fate::Missing, Fate::Missing, Fate::Back, Fate::Overtaken]);
         assert!(service.take_due(NOW));
-        let again = (0..10).filter(|_| {
-            service.handle_check(NOW, Fate::Overtaken);
-            service.take_due(NOW)
-        });
-        assert_eq!(again.count(), OVERTAKEN_IN_A_ROW);
-        service.handle_check(NOW, Fate::Back);
+        for (others, published) in
+            [(vec![], OVERTAKEN_AT_MOST), (vec![Fate::Missing], 2 * OVERTAKEN_AT_MOST + 1)]
+        {
+            let fates = others.into_iter().chain([Fate::Overtaken]).cycle().take(20);
+            let again = fates.filter(|fate| {
+                service.handle_check(NOW, *fate);
+                service.take_due(NOW)
+            });
+            assert_eq!(again.count(), published);
+            service.handle_check(NOW, Fate::Back);
+        }
         service.handle_check(NOW, Fate::Overtaken);
         assert!(service.take_due(NOW));
     }
