@@ -24,7 +24,7 @@ pub struct TransparentPort {
 }
 
 impl TransparentPort {
-    /// Opens it. With an IPv4 address, the same port of [::1] is opened, too, if this machine has IPv6.
+    /// Opens it. With an IPv4 address, the same port of `[::1]` is opened, too, if this machine has IPv6.
     pub fn bind(address: SocketAddr) -> Result<TransparentPort, PortError> {
         let port = LocalPort::transparent(address)?;
         let first = listen(address).map_err(|error| port.failed(error))?;
