@@ -21,7 +21,7 @@ CPU_LESS = 2
 @test(bound=420, bound_of_all=2400)
 def phantom_beside_tor(t):
     """The slower one gets a smaller share of the work; both long enough for their windows to open."""
-    scale = 5 if t.long else 1
+    scale = 8 if t.long else 1
     columns = {"Phantom": phantom(t, scale), "Tor": tor(t, scale)}
     for line in table(columns, ratio=True):
         t.note(line)
@@ -38,7 +38,7 @@ def phantom_beside_tor(t):
 
 def phantom(t, scale):
     demo = Demo(t, program=build.phantom_of_users() if t.long else None)
-    figures = workload(Load(t, demo.socks, demo.site, [demo.pid]), 400 * MEGABYTE * scale, 800 * MEGABYTE * scale, 500)
+    figures = workload(Load(t, demo.socks, demo.site, [demo.pid]), 300 * MEGABYTE * scale, 500 * MEGABYTE * scale, 500)
     demo.process.terminate()
     demo.process.wait(20)
     return figures
@@ -49,4 +49,4 @@ def tor(t, scale):
     server = t.children.start("site", build.loadgen(), "serve", "--listen", "127.0.0.1:0")
     target = wait_for("the site's address", lambda: whole_lines(server).strip(), 10, server)
     network = TorNetwork(t, target)
-    return workload(Load(t, network.socks, network.site, network.pids), 30 * MEGABYTE * scale, 60 * MEGABYTE * scale, 200)
+    return workload(Load(t, network.socks, network.site, network.pids), 20 * MEGABYTE * scale, 30 * MEGABYTE * scale, 200)
