@@ -12,6 +12,9 @@ from .tor_network import TorNetwork
 # How many times Tor's single stream Phantom must carry. The long version judges the program as users build it, the
 # short one that of the tests, which checks every addition and optimises less.
 AT_LEAST = 10
+# Where the machine is slow, Phantom's stream is, too; Tor's waits most of the time, and is as fast as ever. 12 was seen where
+# 21 is usual, so the short version leaves room.
+AT_LEAST_SHORT = 6
 # Phantom is bound by the processor, Tor's single stream is not: on a machine that others use, their speeds say little.
 FREE = 0.15
 # How many times less processor time a GB may cost than Tor's.
@@ -33,7 +36,8 @@ def phantom_beside_tor(t):
     if single["Phantom"]["foreign_cores"] > FREE:
         t.note(f"others took {single['Phantom']['foreign_cores']:.1f} cores meanwhile: the speed is not judged")
     else:
-        assert speed >= AT_LEAST, f"only {speed:.1f} times Tor's single stream"
+        at_least = AT_LEAST if t.long else AT_LEAST_SHORT
+        assert speed >= at_least, f"only {speed:.1f} times Tor's single stream"
 
 
 def phantom(t, scale):
