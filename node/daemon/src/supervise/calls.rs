@@ -2,7 +2,7 @@
 
 use std::{
     io,
-    os::fd::{AsFd, OwnedFd},
+    os::fd::OwnedFd,
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, Ordering},
@@ -194,7 +194,7 @@ impl Caller for Waiting {
                 written.map(|()| 0).map_err(|error| errno(&error) as i32)
             }
             (Ok(Answer::Socket { descriptor, close_on_exec }), _) => {
-                match listener.hand_over(&told, descriptor.as_fd(), close_on_exec) {
+                match listener.hand_over(&told, descriptor, close_on_exec) {
                     Ok(()) => return,
                     Err(error) => Err(errno(&error) as i32),
                 }

@@ -5,7 +5,7 @@
 
 use std::{
     fs::{self, File},
-    io::{self, Read},
+    io::{self, Read, Write},
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     os::{
         fd::{AsFd, BorrowedFd, OwnedFd},
@@ -103,7 +103,8 @@ fn live(run: UnixStream) -> io::Result<()> {
     let mut request = [0; Request::LENGTH];
     while run.read_exact(&mut request).is_ok() {
         let request = Request::decode(&request).ok_or(io::ErrorKind::InvalidData)?;
-        answer(&run, made(request, own))?;
+        drop(answer(&run, made(request, own))?);
+        run.write_all(&[0])?;
     }
     poll(&mut [PollFd::new(parent.as_fd(), PollFlags::POLLIN)], PollTimeout::NONE)?;
     Ok(())

@@ -10,7 +10,7 @@
 use std::{
     collections::{HashMap, VecDeque},
     fs,
-    io::{self, ErrorKind, Write},
+    io::{self, ErrorKind, Read, Write},
     net::{Ipv6Addr, TcpListener},
     os::{fd::OwnedFd, unix::net::UnixStream},
     sync::Mutex,
@@ -141,7 +141,10 @@ impl Island {
 impl Helper {
     fn ask(&mut self, request: Request) -> io::Result<VecDeque<OwnedFd>> {
         self.conversation.write_all(&request.encode())?;
-        answer(&self.conversation)
+        let made = answer(&self.conversation);
+        // Then the helper has closed its own: what the program closes, it closes for good.
+        self.conversation.read_exact(&mut [0])?;
+        made
     }
 }
 

@@ -102,17 +102,19 @@ impl Listener {
         unsafe { libc::ioctl(self.told.as_raw_fd(), libc::SECCOMP_IOCTL_NOTIF_SEND, &raw mut answer) };
     }
 
-    /// Gives the program a descriptor of ours, which is what the call returns: both or neither.
+    /// Gives the program a descriptor of ours, which is what the call returns. By then we have it no more: what the program closes,
+    /// it closes for good. Where a signal may end the call before it returns, the program gets both at once or neither, and may
+    /// go on before ours is closed.
     pub(super) fn hand_over(
         &self,
         call: &Notification,
-        ours: BorrowedFd<'_>,
+        ours: OwnedFd,
         close_on_exec: bool,
     ) -> io::Result<()> {
         let newfd_flags = if close_on_exec { libc::O_CLOEXEC as u32 } else { 0 };
         let mut adds = seccomp_notif_addfd {
             id: call.id,
-            flags: libc::SECCOMP_ADDFD_FLAG_SEND as u32,
+            flags: if self.is_killable { 0 } else { libc::SECCOMP_ADDFD_FLAG_SEND as u32 },
             srcfd: ours.as_raw_fd() as u32,
             newfd: 0,
             newfd_flags,
@@ -120,7 +122,12 @@ impl Listener {
         // SAFETY: the kernel reads one structure of this kind; `ours` is open.
         let done =
             unsafe { libc::ioctl(self.told.as_raw_fd(), libc::SECCOMP_IOCTL_NOTIF_ADDFD, &raw mut adds) };
-        check(done.into()).map(drop)
+        let theirs = check(done.into())?;
+        drop(ours);
+        if self.is_killable {
+            self.answer(call, Ok(theirs));
+        }
+        Ok(())
     }
 }
 

@@ -191,6 +191,8 @@ impl Quiet {
 
     /// Answers a program's socket that is on its way as a closed port does, if we can. Returns whether it is on its way no more.
     pub(super) fn refuse(&self, program: &OwnedFd, own: SocketAddr) -> bool {
+        // Whom the answer wakes may connect the socket anew: not before we have seen what came of this connect.
+        let _turn = lock(&self.turn);
         if raw::is_on_its_way(program.as_fd()) != Ok(true) {
             return true;
         }
